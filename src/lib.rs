@@ -1,1 +1,31 @@
-//! x
+//! The library that the chapters of *GRPO from Scratch in Rust* share.
+//!
+//! Each module holds one concept and imports only from the floors below it:
+//!
+//! ```text
+//! log_prob · sampling · policy           tensors begin here
+//! gradients · variables                  training steps, and what they train
+//! advantage                              plain numbers
+//! cli · device · seed · plot · report    the ground floor
+//! ```
+//!
+//! Errors are [`anyhow`] errors: a reader of this book wants a sentence that says
+//! what was wrong and what is allowed, and nobody matches on the kinds.
+//!
+//! Left out: prelude and re-exports, because a path such as
+//! `grpo::advantage::gae` tells you which file to open.
+
+pub mod advantage;
+pub mod cli;
+pub mod device;
+pub mod gradients;
+pub mod log_prob;
+pub mod plot;
+pub mod policy;
+pub mod report;
+pub mod sampling;
+pub mod seed;
+pub mod variables;
+
+/// The result of everything in this crate that can fail.
+pub type Result<T> = anyhow::Result<T>;
