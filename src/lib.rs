@@ -18,8 +18,10 @@
 pub mod advantage;
 pub mod cli;
 pub mod device;
+pub mod env;
 pub mod gradients;
 pub mod log_prob;
+pub mod memory;
 pub mod plot;
 pub mod policy;
 pub mod report;
