@@ -198,8 +198,7 @@ fn convergence(out: &mut Output, run: &RunArgs) -> Result<()> {
         vec![panel],
     );
     out.figure("convergence", &figure)?;
-    let rows = means.iter().enumerate();
-    out.csv("convergence", ["samples", "mean_error"], rows.map(|(_, p)| [p.0, p.1]))
+    out.csv("convergence", ["samples", "error"], means.iter().map(|p| [p.0, p.1]))
 }
 
 /// Whether the log-probabilities keep their connection to the weights.

@@ -248,10 +248,10 @@ fn essays(out: &mut Output, seed: u64) -> Result<()> {
     let one = judge(&mut rng);
     let mut table =
         Table::new(["essay", "quality", "critic per essay", "critic per topic", "group mean"]);
-    for i in 0..ESSAYS.len() {
+    for (i, quality) in ESSAYS.iter().enumerate() {
         let numbers = [one.essay_critic[i], one.topic_critic[i], one.group[i]];
         let [essay, topic, group] = numbers.map(|a| format!("{a:+.2}"));
-        table.row([format!("{i}"), format!("{:.1}", ESSAYS[i]), essay, topic, group]);
+        table.row([format!("{i}"), format!("{quality:.1}"), essay, topic, group]);
     }
     print!("{table}");
     let mut wrong = [0.0; 3];
