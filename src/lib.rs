@@ -3,7 +3,8 @@
 //! Each module holds one concept and imports only from the floors below it:
 //!
 //! ```text
-//! log_prob · sampling · policy           tensors begin here
+//! objective                              one loss, four choices
+//! log_prob · mask · kl · sampling · policy   tensors begin here
 //! gradients · variables                  training steps, and what they train
 //! advantage                              plain numbers
 //! cli · device · seed · plot · report    the ground floor
@@ -19,7 +20,10 @@ pub mod advantage;
 pub mod cli;
 pub mod device;
 pub mod gradients;
+pub mod kl;
 pub mod log_prob;
+pub mod mask;
+pub mod objective;
 pub mod plot;
 pub mod policy;
 pub mod report;
