@@ -53,21 +53,13 @@ pub fn find(text: &str, name: &str) -> Result<Lines, String> {
         return Err(if known.is_empty() {
             format!("there is no anchor {name:?}, nor any other")
         } else {
-            format!(
-                "there is no anchor {name:?}; there are: {}",
-                known.join(", ")
-            )
+            format!("there is no anchor {name:?}; there are: {}", known.join(", "))
         });
     };
     let end = marks.iter().find(|m| m.1 && m.2 == name && m.0 > *start);
     match end {
-        Some((end, ..)) => Ok(Lines {
-            first: start + 1,
-            last: end - 1,
-        }),
-        None => Err(format!(
-            "the anchor {name:?} of line {start} is never ended"
-        )),
+        Some((end, ..)) => Ok(Lines { first: start + 1, last: end - 1 }),
+        None => Err(format!("the anchor {name:?} of line {start} is never ended")),
     }
 }
 
@@ -82,17 +74,12 @@ pub fn whole(text: &str, lines: Lines) -> Result<(), String> {
     if code.is_empty() {
         return Err("holds no code".into());
     }
-    let shown = (lines.first..=lines.last)
-        .filter(|line| !MARK.is_match(source[line - 1]))
-        .count();
+    let shown = (lines.first..=lines.last).filter(|line| !MARK.is_match(source[line - 1])).count();
     if shown > SCREEN {
         return Err(format!("has {shown} lines; {SCREEN} fit on a screen"));
     }
     let file = syn::parse_file(text).map_err(|error| {
-        format!(
-            "cannot be checked, line {}: {error}",
-            error.span().start().line
-        )
+        format!("cannot be checked, line {}: {error}", error.span().start().line)
     })?;
     let mut parts = Parts::default();
     parts.visit_file(&file);
@@ -135,12 +122,7 @@ struct Parts(Vec<Part>);
 
 impl Parts {
     fn add(&mut self, what: &'static str, span: Span, bare: usize) {
-        self.0.push(Part {
-            what,
-            first: span.start().line,
-            bare,
-            last: span.end().line,
-        });
+        self.0.push(Part { what, first: span.start().line, bare, last: span.end().line });
     }
 }
 
@@ -151,11 +133,9 @@ fn bare(tokens: impl quote::ToTokens) -> usize {
         let line = token.span().start().line;
         let hash = matches!(&token, proc_macro2::TokenTree::Punct(p) if p.as_char() == '#');
         let documents = hash
-            && tokens.peek().is_some_and(|t| {
-                t.to_string()
-                    .trim_start_matches(['[', ' '])
-                    .starts_with("doc")
-            });
+            && tokens
+                .peek()
+                .is_some_and(|t| t.to_string().trim_start_matches(['[', ' ']).starts_with("doc"));
         if !documents {
             return line;
         }
@@ -278,10 +258,7 @@ fn b() {}
     #[test]
     fn a_split_statement_is_found() {
         let error = check("half").unwrap_err();
-        assert!(
-            error.contains("splits the statement of lines 11 to 14"),
-            "{error}"
-        );
+        assert!(error.contains("splits the statement of lines 11 to 14"), "{error}");
     }
 
     #[test]
@@ -294,20 +271,14 @@ fn b() {}
     #[test]
     fn open_and_missing_anchors_are_found() {
         assert!(find(SOURCE, "open").unwrap_err().contains("line 17"));
-        assert!(
-            find(SOURCE, "none")
-                .unwrap_err()
-                .contains("there are: whole")
-        );
+        assert!(find(SOURCE, "none").unwrap_err().contains("there are: whole"));
         assert_eq!(unpaired(SOURCE).len(), 1);
     }
 
     #[test]
     fn more_than_a_screen_is_too_much() {
-        let text = format!(
-            "// ANCHOR: a\nfn f() {{\n{}}}\n// ANCHOR_END: a\n",
-            "    g();\n".repeat(60)
-        );
+        let text =
+            format!("// ANCHOR: a\nfn f() {{\n{}}}\n// ANCHOR_END: a\n", "    g();\n".repeat(60));
         let error = whole(&text, find(&text, "a").unwrap()).unwrap_err();
         assert!(error.contains("62 lines"), "{error}");
     }

@@ -157,10 +157,7 @@ fn recordings(workspace: &Workspace, problems: &mut Vec<Problem>) -> Result<()> 
                 Err(_) => report(&file, format!("it is missing; {advice}")),
             }
         }
-        match (
-            &stored.manifest.fingerprint,
-            Fingerprint::of(workspace, recording),
-        ) {
+        match (&stored.manifest.fingerprint, Fingerprint::of(workspace, recording)) {
             (None, _) => report(&file, format!("it has no fingerprint; {advice}")),
             (_, Err(error)) => report(&file, format!("its sources cannot be read: {error:#}")),
             (Some(then), Ok(now)) => {

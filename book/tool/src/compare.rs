@@ -35,22 +35,11 @@ pub fn check(workspace: &Workspace, recording: &Recording, runner: Runner) -> Ve
             "its sections are not those that the chapter prints now".into(),
         );
     } else {
-        let (old, new) = (
-            split_sections(&stored.stdout),
-            split_sections(&fresh.stdout),
-        );
+        let (old, new) = (split_sections(&stored.stdout), split_sections(&fresh.stdout));
         if old.0 != new.0 {
-            report(
-                "stdout.txt",
-                Some(1),
-                difference("the preamble", &old.0, &new.0),
-            );
+            report("stdout.txt", Some(1), difference("the preamble", &old.0, &new.0));
         }
-        let pairs = stored
-            .manifest
-            .sections
-            .iter()
-            .zip(old.1.iter().zip(&new.1));
+        let pairs = stored.manifest.sections.iter().zip(old.1.iter().zip(&new.1));
         for (section, ((_, old), (_, new))) in pairs {
             if section.kind == Kind::Exact && old != new {
                 let header = format!("== {} ==", section.title);
@@ -62,11 +51,7 @@ pub fn check(workspace: &Workspace, recording: &Recording, runner: Runner) -> Ve
         }
     }
     if fresh.manifest.files != stored.manifest.files {
-        report(
-            "manifest.json",
-            None,
-            "its files are not those that the chapter writes now".into(),
-        );
+        report("manifest.json", None, "its files are not those that the chapter writes now".into());
     } else {
         for message in files(&stored, &fresh) {
             report(&message.0, Some(message.1), message.2);
@@ -87,11 +72,7 @@ fn files(stored: &Stored, fresh: &Run) -> Vec<(String, usize, String)> {
         let old = String::from_utf8_lossy(&old).replace("\r\n", "\n");
         if old != new {
             let line = first_difference(&old, &new) + 1;
-            found.push((
-                name.clone(),
-                line,
-                difference("this exact file", &old, &new),
-            ));
+            found.push((name.clone(), line, difference("this exact file", &old, &new)));
         }
     }
     found

@@ -87,10 +87,7 @@ mod tests {
         let (found, open) = find(text);
         assert!(open.is_empty());
         assert_eq!(found[0].name, "figure");
-        assert_eq!(
-            found[0].args,
-            ["a/b.svg", r#"the "best" $\frac{a}{b_{c}}$"#]
-        );
+        assert_eq!(found[0].args, ["a/b.svg", r#"the "best" $\frac{a}{b_{c}}$"#]);
         assert!(text[found[0].range.clone()].ends_with("\"}}"));
     }
 

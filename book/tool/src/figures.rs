@@ -31,9 +31,7 @@ pub fn inline(svg: &str, prefix: &str) -> Result<String, String> {
     let Some(root) = ROOT.captures(&svg) else {
         return Err("it has no <svg> element".into());
     };
-    let named = NAMED
-        .captures(&svg)
-        .is_some_and(|c| !c[1].trim().is_empty());
+    let named = NAMED.captures(&svg).is_some_and(|c| !c[1].trim().is_empty());
     if !named {
         return Err(
             "its <svg> does not begin with <title> and <desc>, which readers who cannot see it need".into(),
@@ -54,10 +52,9 @@ pub fn inline(svg: &str, prefix: &str) -> Result<String, String> {
         let numbers: Vec<f64> = v.split([' ', ',']).filter_map(|n| n.parse().ok()).collect();
         (numbers.len() == 4).then(|| (numbers[2], numbers[3]))
     });
-    let (Some(width), Some(height)) = (
-        from_box.map(|b| b.0).or(size.0),
-        from_box.map(|b| b.1).or(size.1),
-    ) else {
+    let (Some(width), Some(height)) =
+        (from_box.map(|b| b.0).or(size.0), from_box.map(|b| b.1).or(size.1))
+    else {
         return Err("its <svg> has neither a viewBox nor a width and height in pixels".into());
     };
     let view_box = view_box.unwrap_or_else(|| format!("0 0 {width} {height}"));
@@ -66,13 +63,9 @@ pub fn inline(svg: &str, prefix: &str) -> Result<String, String> {
         r#"<svg class="plot" xmlns="http://www.w3.org/2000/svg" viewBox="{view_box}" role="img" aria-labelledby="{prefix}-title {prefix}-desc" style="--width: {width}px">"#
     );
     let body = &svg[root.get(0).map_or(0, |m| m.end())..];
-    let body = ID.replace_all(body, |c: &Captures| {
-        format!("{}{prefix}-{}\"", &c[1], &c[2])
-    });
+    let body = ID.replace_all(body, |c: &Captures| format!("{}{prefix}-{}\"", &c[1], &c[2]));
     let body = URL.replace_all(&body, |c: &Captures| format!("url(#{prefix}-{})", &c[1]));
-    let body = HREF.replace_all(&body, |c: &Captures| {
-        format!("{}#{prefix}-{}\"", &c[1], &c[2])
-    });
+    let body = HREF.replace_all(&body, |c: &Captures| format!("{}#{prefix}-{}\"", &c[1], &c[2]));
     let body = name(&body, "title", prefix);
     let body = name(&body, "desc", prefix);
     Ok(format!("{opening}{body}").replace(['\n', '\r'], " "))
@@ -84,11 +77,7 @@ fn name(body: &str, tag: &str, prefix: &str) -> String {
     match body.find(&open) {
         Some(at) => {
             let end = body[at..].find('>').map_or(body.len(), |e| at + e);
-            format!(
-                "{}{open} id=\"{prefix}-{tag}\"{}",
-                &body[..at],
-                &body[end..]
-            )
+            format!("{}{open} id=\"{prefix}-{tag}\"{}", &body[..at], &body[end..])
         }
         None => body.to_owned(),
     }

@@ -46,10 +46,7 @@ impl Fingerprint {
     /// Why a recording with this fingerprint is stale, or nothing.
     pub fn difference(&self, now: &Self) -> Option<String> {
         if self.args != now.args {
-            return Some(format!(
-                "its arguments were {:?} and are now {:?}",
-                self.args, now.args
-            ));
+            return Some(format!("its arguments were {:?} and are now {:?}", self.args, now.args));
         }
         let mut reasons = Vec::new();
         for (file, hash) in &now.sources {
@@ -61,10 +58,7 @@ impl Fingerprint {
                 Some(_) => {}
             }
         }
-        let gone = self
-            .sources
-            .keys()
-            .filter(|f| !now.sources.contains_key(*f));
+        let gone = self.sources.keys().filter(|f| !now.sources.contains_key(*f));
         reasons.extend(gone.map(|file| format!("{file} was used and is not now")));
         for (name, version) in &now.versions {
             let then = self.versions.get(name).map_or("absent", String::as_str);
@@ -72,11 +66,7 @@ impl Fingerprint {
                 reasons.push(format!("{name} was {then} and is now {version}"));
             }
         }
-        if reasons.is_empty() {
-            None
-        } else {
-            Some(reasons.join(", "))
-        }
+        if reasons.is_empty() { None } else { Some(reasons.join(", ")) }
     }
 }
 
@@ -163,15 +153,10 @@ impl Library {
         }
         let words = meaningful(&source, &|item| matches!(item, Item::Use(_)))?;
         for line in words.split(|word| word == ";") {
-            let on_line: BTreeSet<String> = line
-                .iter()
-                .filter(|word| modules.contains_key(*word))
-                .cloned()
-                .collect();
+            let on_line: BTreeSet<String> =
+                line.iter().filter(|word| modules.contains_key(*word)).cloned().collect();
             for word in line {
-                lent.entry(word.clone())
-                    .or_default()
-                    .extend(on_line.iter().cloned());
+                lent.entry(word.clone()).or_default().extend(on_line.iter().cloned());
             }
         }
         Ok(Self { modules, lent })
@@ -199,11 +184,7 @@ impl Library {
 
 /// The names that follow `grpo::` (in the library `crate::` and `super::`), alone or in a `{…}` list.
 fn names_after_root(words: &[String], in_library: bool) -> BTreeSet<String> {
-    let roots: &[&str] = if in_library {
-        &["crate", "super"]
-    } else {
-        &["grpo"]
-    };
+    let roots: &[&str] = if in_library { &["crate", "super"] } else { &["grpo"] };
     let mut names = BTreeSet::new();
     for at in 0..words.len() {
         if !roots.contains(&words[at].as_str()) || !follows(words, at + 1, &[":", ":"]) {
@@ -260,10 +241,7 @@ fn embedded(words: &[String], from: &Path) -> Vec<PathBuf> {
 
 fn follows(words: &[String], at: usize, expected: &[&str]) -> bool {
     words.len() >= at + expected.len()
-        && words[at..at + expected.len()]
-            .iter()
-            .zip(expected)
-            .all(|(a, b)| a == b)
+        && words[at..at + expected.len()].iter().zip(expected).all(|(a, b)| a == b)
 }
 
 /// Resolves `..` in a relative path.

@@ -48,10 +48,7 @@ struct Sink {
 
 /// Elements whose text is code, data or TeX.
 fn is_silent(tag: &str) -> bool {
-    matches!(
-        tag,
-        "code" | "pre" | "script" | "style" | "annotation" | "samp" | "template"
-    )
+    matches!(tag, "code" | "pre" | "script" | "style" | "annotation" | "samp" | "template")
 }
 
 impl TokenSink for Sink {
@@ -153,9 +150,7 @@ pub fn css_loads(css: &str) -> Vec<String> {
 pub fn is_foreign(url: &str) -> bool {
     let url = url.trim().to_ascii_lowercase();
     url.starts_with("//")
-        || ["http:", "https:", "ftp:", "ws:", "wss:"]
-            .iter()
-            .any(|scheme| url.starts_with(scheme))
+        || ["http:", "https:", "ftp:", "ws:", "wss:"].iter().any(|scheme| url.starts_with(scheme))
 }
 
 #[cfg(test)]

@@ -21,9 +21,7 @@ pub fn verify(workspace: &Workspace, page: &Path, target: &str) -> Result<String
     let root = workspace.root().canonicalize();
     let root = root.as_deref().unwrap_or(workspace.root());
     let Ok(shown) = path.strip_prefix(root) else {
-        return Err(vec![format!(
-            "the included file {file:?} lies outside of this workspace"
-        )]);
+        return Err(vec![format!("the included file {file:?} lies outside of this workspace")]);
     };
     let shown = slashed(shown);
     let text = read(&path).map_err(|error| vec![format!("{error:#}")])?;

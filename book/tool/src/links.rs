@@ -53,15 +53,9 @@ impl Source {
     fn of(workspace: &Workspace, page: &Path) -> Self {
         let path = workspace.text().join(page.with_extension("md"));
         match read(&path) {
-            Ok(text) => Self {
-                file: workspace.relative(&path),
-                text,
-            },
+            Ok(text) => Self { file: workspace.relative(&path), text },
             // print.html, toc.html, index.html: made by mdBook.
-            Err(_) => Self {
-                file: Path::new("the built book").join(page),
-                text: String::new(),
-            },
+            Err(_) => Self { file: Path::new("the built book").join(page), text: String::new() },
         }
     }
 

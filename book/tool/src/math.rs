@@ -19,10 +19,7 @@ pub struct Math {
 
 impl Default for Math {
     fn default() -> Self {
-        Self {
-            context: KatexContext::default(),
-            cache: RefCell::default(),
-        }
+        Self { context: KatexContext::default(), cache: RefCell::default() }
     }
 }
 
@@ -107,9 +104,6 @@ mod tests {
 
     #[test]
     fn shielding_keeps_tags_and_references() {
-        assert_eq!(
-            shield("<a b=\"c_d\">x_y &lt; z</a>"),
-            "<a b=\"c_d\">x&#95;y &lt; z</a>"
-        );
+        assert_eq!(shield("<a b=\"c_d\">x_y &lt; z</a>"), "<a b=\"c_d\">x&#95;y &lt; z</a>");
     }
 }

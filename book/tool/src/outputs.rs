@@ -19,11 +19,7 @@ pub fn block(
 ) -> Result<String, String> {
     let (preamble, printed) = split_sections(&stored.stdout);
     let (text, kind, label) = match section {
-        None => (
-            stored.stdout.clone(),
-            stored.manifest.kind(),
-            recording.name.clone(),
-        ),
+        None => (stored.stdout.clone(), stored.manifest.kind(), recording.name.clone()),
         Some("preamble") => (preamble, Kind::Exact, recording.name.clone()),
         Some(name) => {
             let sections = &stored.manifest.sections;

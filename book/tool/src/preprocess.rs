@@ -54,11 +54,7 @@ struct Around<'a> {
 
 impl Expand {
     pub fn new(workspace: Workspace, math: Rc<Math>, problems: Rc<RefCell<Vec<Problem>>>) -> Self {
-        Self {
-            workspace,
-            math,
-            problems,
-        }
+        Self { workspace, math, problems }
     }
 }
 
@@ -95,9 +91,7 @@ impl Preprocessor for Expand {
 
 /// A page with its directives and formulas expanded.
 fn expand(text: &str, page: &Path, around: &Around, problems: &mut Vec<Problem>) -> String {
-    let file = around
-        .workspace
-        .relative(&around.workspace.text().join(page));
+    let file = around.workspace.relative(&around.workspace.text().join(page));
     let code = code_ranges(text);
     let (found, open) = directives::find(text);
     let mut report = |at: usize, message: String| {
@@ -221,14 +215,9 @@ fn block(
     let Range { start, end } = directive.range;
     let line_start = text[..start].rfind('\n').map_or(0, |n| n + 1);
     let line_end = text[end..].find('\n').map_or(text.len(), |n| end + n);
-    let before_is_layout = text[line_start..start]
-        .chars()
-        .all(|c| " \t>-*".contains(c));
+    let before_is_layout = text[line_start..start].chars().all(|c| " \t>-*".contains(c));
     if !before_is_layout || !text[end..line_end].trim().is_empty() {
-        return Err(vec![format!(
-            "{{{{#{} …}}}} must stand on a line of its own",
-            directive.name
-        )]);
+        return Err(vec![format!("{{{{#{} …}}}} must stand on a line of its own", directive.name)]);
     }
     let mut html = html.map_err(|message| vec![message])?;
     // An HTML block lasts until a blank line.
@@ -246,10 +235,7 @@ fn known<'a>(around: &'a Around, name: &str) -> Result<&'a Recording, String> {
     let found = around.recordings.iter().find(|r| r.name == name);
     found.ok_or_else(|| {
         let names: Vec<&str> = around.recordings.iter().map(|r| r.name.as_str()).collect();
-        format!(
-            "there is no recording {name:?}; there are: {}",
-            names.join(", ")
-        )
+        format!("there is no recording {name:?}; there are: {}", names.join(", "))
     })
 }
 
@@ -272,20 +258,13 @@ fn figure(around: &Around, path: &str, caption: &str) -> Result<String, String> 
         } else {
             format!("; `cargo book record {folder}` records what the chapter draws")
         };
-        return Err(format!(
-            "there is no figure {}{advice}",
-            crate::problem::slashed(&shown)
-        ));
+        return Err(format!("there is no figure {}{advice}", crate::problem::slashed(&shown)));
     };
     let id = figures::id(path);
     let svg = figures::inline(&svg, &id)
         .map_err(|error| format!("{}: {error}", crate::problem::slashed(&shown)))?;
     let caption = inline_markdown(caption, around.math)?;
-    let label = &around
-        .figures
-        .get(path)
-        .ok_or("the figure has no number")?
-        .label;
+    let label = &around.figures.get(path).ok_or("the figure has no number")?.label;
     Ok(format!(
         "<figure class=\"figure\" id=\"{id}\"><div class=\"figure-box\">{svg}</div>\
          <figcaption><span class=\"figure-number\">{label}</span> {caption}</figcaption></figure>"

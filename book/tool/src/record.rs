@@ -68,10 +68,7 @@ pub fn run(
     refuse_paths(&stdout, &recording.bin, &[workspace.root(), out.path()])?;
     let manifest_path = out.path().join("manifest.json");
     if !manifest_path.is_file() {
-        bail!(
-            "{} wrote no manifest.json into its --out folder",
-            recording.bin
-        );
+        bail!("{} wrote no manifest.json into its --out folder", recording.bin);
     }
     let manifest: Manifest = serde_json::from_str(&read(&manifest_path)?)
         .with_context(|| format!("the manifest.json of {} cannot be parsed", recording.bin))?;
@@ -81,11 +78,7 @@ pub fn run(
         let text = String::from_utf8_lossy(bytes);
         refuse_paths(&text, name, &[workspace.root(), out.path()])?;
     }
-    Ok(Run {
-        stdout,
-        manifest,
-        files,
-    })
+    Ok(Run { stdout, manifest, files })
 }
 
 /// The files of a run, which must be those of its manifest.
@@ -137,10 +130,8 @@ pub fn record(workspace: &Workspace, recording: &Recording, runner: Runner) -> R
     run.manifest.fingerprint = Some(Fingerprint::of(workspace, recording)?);
     let mut stored = vec![("stdout.txt".to_owned(), run.stdout.into_bytes())];
     stored.extend(run.files);
-    run.manifest.contents = stored
-        .iter()
-        .map(|(name, bytes)| (name.clone(), content_hash(bytes)))
-        .collect();
+    run.manifest.contents =
+        stored.iter().map(|(name, bytes)| (name.clone(), content_hash(bytes))).collect();
     let mut manifest = serde_json::to_string_pretty(&run.manifest)?;
     manifest.push('\n');
     stored.push(("manifest.json".to_owned(), manifest.into_bytes()));

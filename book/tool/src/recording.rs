@@ -115,10 +115,7 @@ pub fn all(workspace: &Workspace) -> Result<Vec<Recording>> {
             );
         }
         if recordings[..at].iter().any(|r| r.name == recording.name) {
-            bail!(
-                "book/recordings.toml: two recordings are named {:?}",
-                recording.name
-            );
+            bail!("book/recordings.toml: two recordings are named {:?}", recording.name);
         }
         let plain = |c: char| c.is_ascii_alphanumeric() || "_-".contains(c);
         if recording.name.is_empty() || !recording.name.chars().all(plain) {
@@ -154,11 +151,7 @@ pub fn named(workspace: &Workspace, names: &[String]) -> Result<Vec<Recording>> 
             let known: Vec<&str> = all.iter().map(|r| r.name.as_str()).collect();
             return Err(Usage(format!(
                 "there is no recording {name:?}; there are: {}",
-                if known.is_empty() {
-                    "none".to_owned()
-                } else {
-                    known.join(", ")
-                }
+                if known.is_empty() { "none".to_owned() } else { known.join(", ") }
             ))
             .into());
         };
@@ -185,11 +178,7 @@ impl Stored {
         let manifest = dir.join("manifest.json");
         let manifest = serde_json::from_str(&read(&manifest)?)
             .with_context(|| format!("cannot parse {}", manifest.display()))?;
-        Ok(Self {
-            dir,
-            stdout,
-            manifest,
-        })
+        Ok(Self { dir, stdout, manifest })
     }
 }
 
@@ -198,9 +187,7 @@ pub fn split_sections(stdout: &str) -> (String, Vec<(String, String)>) {
     let mut preamble = String::new();
     let mut sections: Vec<(String, String)> = Vec::new();
     for line in stdout.lines() {
-        let title = line
-            .strip_prefix("== ")
-            .and_then(|rest| rest.strip_suffix(" =="));
+        let title = line.strip_prefix("== ").and_then(|rest| rest.strip_suffix(" =="));
         if let Some(title) = title {
             sections.push((title.to_owned(), String::new()));
             continue;
@@ -217,11 +204,8 @@ pub fn split_sections(stdout: &str) -> (String, Vec<(String, String)>) {
 
 /// Whether the text has just the sections that the manifest names, in its order.
 pub fn agree(stdout: &str, manifest: &Manifest) -> Result<()> {
-    let printed: Vec<String> = split_sections(stdout)
-        .1
-        .into_iter()
-        .map(|(title, _)| title)
-        .collect();
+    let printed: Vec<String> =
+        split_sections(stdout).1.into_iter().map(|(title, _)| title).collect();
     let named: Vec<&String> = manifest.sections.iter().map(|s| &s.title).collect();
     if printed.iter().collect::<Vec<_>>() != named {
         bail!(
@@ -239,10 +223,7 @@ mod tests {
     fn output_is_split_at_its_headers() {
         let (preamble, sections) = split_sections("hello\n== One ==\n1\n\n== Two ==\n2\n");
         assert_eq!(preamble, "hello\n");
-        assert_eq!(
-            sections,
-            [("One".into(), "1\n\n".into()), ("Two".into(), "2\n".into())]
-        );
+        assert_eq!(sections, [("One".into(), "1\n\n".into()), ("Two".into(), "2\n".into())]);
     }
 
     #[test]

@@ -75,10 +75,7 @@ pub fn serve(workspace: &Workspace, port: u16, open: bool) -> Result<()> {
     let listener = bind(port)?;
     let address = format!("http://{}", listener.local_addr()?);
     let dir = workspace.root().join("target/book");
-    let site = Site {
-        dir: Arc::new(dir.clone()),
-        build: Arc::default(),
-    };
+    let site = Site { dir: Arc::new(dir.clone()), build: Arc::default() };
     let seen = snapshot(workspace);
     if let Err(error) = site::build(workspace, &dir, &Rc::new(Math::default())) {
         if !dir.join("index.html").is_file() {
@@ -99,10 +96,8 @@ pub fn serve(workspace: &Workspace, port: u16, open: bool) -> Result<()> {
         .context("cannot start the server")?;
     runtime.block_on(async {
         let listener = tokio::net::TcpListener::from_std(listener)?;
-        let app = Router::new()
-            .route("/--build--", get(current_build))
-            .fallback(file)
-            .with_state(site);
+        let app =
+            Router::new().route("/--build--", get(current_build)).fallback(file).with_state(site);
         tokio::select! {
             served = axum::serve(listener, app) => served.context("the server stopped"),
             stopped = tokio::signal::ctrl_c() => stopped.context("cannot wait for Ctrl-C"),
@@ -130,15 +125,8 @@ async fn file(State(site): State<Site>, uri: Uri) -> Response {
         }
     };
     let kind = content_type(&path);
-    let bytes = if kind.starts_with("text/html") {
-        with_reload(bytes)
-    } else {
-        bytes
-    };
-    let headers = [
-        (header::CONTENT_TYPE, kind),
-        (header::CACHE_CONTROL, "no-store"),
-    ];
+    let bytes = if kind.starts_with("text/html") { with_reload(bytes) } else { bytes };
+    let headers = [(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "no-store")];
     (status, headers, bytes).into_response()
 }
 
@@ -242,10 +230,7 @@ fn open_browser(address: &str) {
     } else {
         ("xdg-open", &[])
     };
-    let started = std::process::Command::new(program)
-        .args(args)
-        .arg(address)
-        .spawn();
+    let started = std::process::Command::new(program).args(args).arg(address).spawn();
     if started.is_err() {
         eprintln!("no browser could be opened with {program}; open the address yourself");
     }
@@ -268,9 +253,6 @@ mod tests {
         let taken = bind(0).unwrap();
         let port = taken.local_addr().unwrap().port();
         let error = bind(port).unwrap_err().to_string();
-        assert!(
-            error.contains(&port.to_string()) && error.contains("--port"),
-            "{error}"
-        );
+        assert!(error.contains(&port.to_string()) && error.contains("--port"), "{error}");
     }
 }

@@ -27,11 +27,7 @@ pub fn render(workspace: &Workspace, dest: &Path, math: &Rc<Math>) -> Result<Vec
         .context("cannot load the book: book/text/SUMMARY.md")?;
     let problems = Rc::new(RefCell::new(Vec::new()));
     // Replaces the command of the same name in book.toml, which serves those who run mdBook's own program.
-    book.with_preprocessor(Expand::new(
-        workspace.clone(),
-        Rc::clone(math),
-        Rc::clone(&problems),
-    ));
+    book.with_preprocessor(Expand::new(workspace.clone(), Rc::clone(math), Rc::clone(&problems)));
     book.build().context("cannot build the book")?;
     let found = problems.take();
     Ok(found)

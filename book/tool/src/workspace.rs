@@ -61,9 +61,8 @@ impl Workspace {
                 here.display()
             ),
         };
-        let root = root
-            .canonicalize()
-            .with_context(|| format!("cannot open {}", root.display()))?;
+        let root =
+            root.canonicalize().with_context(|| format!("cannot open {}", root.display()))?;
         Ok(Self { root })
     }
 
@@ -136,10 +135,8 @@ impl Workspace {
         let text = read(&path)?;
         let lock: CargoLock =
             toml::from_str(&text).with_context(|| format!("cannot parse {}", path.display()))?;
-        let wanted = lock
-            .package
-            .into_iter()
-            .filter(|package| names.contains(&package.name.as_str()));
+        let wanted =
+            lock.package.into_iter().filter(|package| names.contains(&package.name.as_str()));
         let mut versions: BTreeMap<String, String> = BTreeMap::new();
         for package in wanted {
             // Two versions of one crate in the graph: both matter, and neither order nor count may.
@@ -157,11 +154,7 @@ impl Workspace {
 pub fn chapter_number(name: &str) -> Option<u32> {
     let rest = name.strip_prefix("ch")?;
     let (digits, _) = rest.split_once('_')?;
-    if digits.len() == 2 {
-        digits.parse().ok()
-    } else {
-        None
-    }
+    if digits.len() == 2 { digits.parse().ok() } else { None }
 }
 
 /// Reads a text file; line ends become `\n`, whatever Git made of them.
