@@ -3,8 +3,10 @@
 //! Each module holds one concept and imports only from the floors below it:
 //!
 //! ```text
+//! rollout · update                       sample, score, remember; then take steps
 //! objective                              one loss, four choices
 //! log_prob · mask · kl · sampling · policy   tensors begin here
+//! ops                                    fast versions of what is above, by hand
 //! gradients · variables                  training steps, and what they train
 //! advantage                              plain numbers
 //! cli · device · seed · plot · report    the ground floor
@@ -24,11 +26,14 @@ pub mod kl;
 pub mod log_prob;
 pub mod mask;
 pub mod objective;
+pub mod ops;
 pub mod plot;
 pub mod policy;
 pub mod report;
+pub mod rollout;
 pub mod sampling;
 pub mod seed;
+pub mod update;
 pub mod variables;
 
 /// The result of everything in this crate that can fail.

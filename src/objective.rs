@@ -154,8 +154,8 @@ impl Objective {
     /// let log_probs = Tensor::new(&[[-1.0f64, -2.0], [-0.5, f64::NAN]], &Cpu).unwrap();
     /// let advantages = Tensor::new(&[1.0f64, -1.0], &Cpu).unwrap();
     /// let mask = Tensor::new(&[[1u8, 1], [1, 0]], &Cpu).unwrap();
-    /// let grpo = recipe("grpo", 2).unwrap().objective;
-    /// let (loss, metrics) = grpo.loss(&Batch::new(&log_probs, &advantages, &mask)).unwrap();
+    /// let dapo = recipe("dapo", 2).unwrap().objective;
+    /// let (loss, metrics) = dapo.loss(&Batch::new(&log_probs, &advantages, &mask)).unwrap();
     /// assert_eq!(loss.to_scalar::<f64>().unwrap(), 0.0);
     /// assert_eq!(metrics.ratio_mean, 1.0);
     /// ```
