@@ -34,7 +34,6 @@ const NETWORK: [usize; 2] = [100, 64];
 const PROMPT: [u32; 3] = [1, 5, 10];
 const TARGET: u32 = 42;
 const LENGTH: usize = 10;
-const GROUP_SIZES: [usize; 2] = [8, 64];
 const LEARNING_RATE: f64 = 3e-3;
 const STEPS: usize = 80;
 const SEEDS: u64 = 5;
@@ -175,15 +174,22 @@ fn bounds(size: usize) -> (f64, f64) {
 
 fn largest(out: &mut Output) -> Result<()> {
     out.section(Kind::Exact, "largest", "The largest advantage in a group");
-    let mut table =
-        Table::new(["G", "(G-1)/sqrt(G)", "found, over n-1", "sqrt(G-1)", "found, over n"]);
+    let mut table = Table::new([
+        "G",
+        "(G-1)/sqrt(G)",
+        "found, over n-1",
+        "sqrt(G-1)",
+        "found, over n",
+        "clip at 2 can act",
+    ]);
     for size in 2..=8 {
         let (unbiased, population) = bounds(size);
         let found = [Scale::Unbiased, Scale::Population].map(|s| largest_by_search(size, s));
         let [found_unbiased, found_population] = found;
         let numbers = [unbiased, found_unbiased?, population, found_population?];
         let [a, b, c, d] = numbers.map(|x| format!("{x:.4}"));
-        table.row([format!("{size}"), a, b, c, d]);
+        let exceeds = if population > 2.0 { "yes" } else { "no" };
+        table.row([format!("{size}"), a, b, c, d, exceeds.into()]);
     }
     println!("{table}");
     println!("five nearly equal rewards, and the same differences times 100:");
@@ -214,7 +220,7 @@ fn naive(reward: f32, size: usize, epsilon: f32) -> (f32, f32) {
 // ANCHOR_END: naive
 
 /// The sizes of group in which [`naive`] is tried, with rewards 0.01, 0.02 … 1.
-const EQUAL_SIZES: [usize; 4] = [3, 5, 6, 10];
+const EQUAL_SIZES: [usize; 4] = [3, 5, 8, 10];
 
 /// The advantages of 100 groups of equal rewards: how many are not 0, and the largest.
 fn amplified(size: usize, epsilon: f32, guard: f32) -> (usize, f32) {
@@ -296,110 +302,6 @@ fn sentence(ids: &[u32]) -> String {
     ids.iter().map(|id| format!("{id:2}")).collect::<Vec<_>>().join(" ")
 }
 
-// ANCHOR: train
-/// What one run leaves behind.
-struct Learnt {
-    /// Mean reward of the group sampled at each step.
-    rewards: Vec<f64>,
-    /// Whether that group was silent.
-    silent: Vec<bool>,
-    /// The first three completions of the first and of the last group.
-    samples: [Vec<Vec<u32>>; 2],
-}
-
-/// Each step samples one group in one batch, scores it, compares it, and takes one
-/// gradient step.
-fn train(group_size: usize, seed: u64, device: &Device) -> Result<Learnt> {
-    let mut rng = seed::rng(seed);
-    let policy = Gru::new(NETWORK, &mut rng, DType::F32, device)?;
-    let variables = policy.variables().values().cloned().collect();
-    let settings = ParamsAdamW { lr: LEARNING_RATE, weight_decay: 0.0, ..Default::default() };
-    let mut optimizer = AdamW::new(variables, settings)?;
-    let mut learnt = Learnt { rewards: vec![], silent: vec![], samples: [vec![], vec![]] };
-    for step in 0..=STEPS {
-        let completions = policy.sample(&PROMPT, group_size, LENGTH, &mut rng)?;
-        let rewards = share_of_target(&completions)?;
-        learnt.rewards.push(report::mean_std(&rewards).0);
-        learnt.silent.push(advantage::is_silent(&rewards));
-        if step == 0 || step == STEPS {
-            let shown = completions.narrow(0, 0, 3)?.to_vec2()?;
-            learnt.samples[usize::from(step == STEPS)] = shown;
-        }
-        let advantages = advantage::group_relative(&rewards, group_size, Scale::Unbiased)?;
-        let loss = loss(&policy, &completions, &advantages)?;
-        optimizer.step(&gradients::of(&loss, policy.variables())?)?;
-    }
-    Ok(learnt)
-}
-// ANCHOR_END: train
-
-// ANCHOR: loss
-/// −mean over completions and tokens of A · log π(token | what stands before it).
-fn loss(policy: &Gru, completions: &Tensor, advantages: &[f64]) -> Result<Tensor> {
-    let (rows, length) = completions.dims2()?;
-    let prompt = Tensor::new(&PROMPT, completions.device())?.expand((rows, PROMPT.len()))?;
-    let tokens = Tensor::cat(&[prompt, completions.clone()], 1)?;
-    // The logits at place t are about the token at t + 1.
-    let logits = policy.logits(&tokens)?.narrow(1, PROMPT.len() - 1, length)?;
-    let log_probs = log_prob::of(&logits.contiguous()?, completions)?;
-    let advantages = Tensor::new(advantages, completions.device())?.to_dtype(DType::F32)?;
-    Ok(log_probs.broadcast_mul(&advantages.unsqueeze(1)?)?.mean_all()?.neg()?)
-}
-// ANCHOR_END: loss
-
-fn learning(out: &mut Output, run: &RunArgs) -> Result<()> {
-    out.section(Kind::Trained, "learning", "A policy that learns to say 42");
-    let bar = report::progress(SEEDS * GROUP_SIZES.len() as u64, "training");
-    let mut all = Vec::new();
-    for size in GROUP_SIZES {
-        all.push(seed::over_seeds(SEEDS, |seed| {
-            let learnt = train(size, run.seed + 1 + seed, &run.device);
-            bar.inc(1);
-            learnt
-        })?);
-    }
-    bar.finish_and_clear();
-    let steps: Vec<f64> = (0..=STEPS).map(|step| step as f64).collect();
-    let mut panel = Panel::new("step", "share of token 42").y_range(-0.05, 1.05);
-    let mut table = Table::new(["step", "G = 8", "silent", "G = 64", "silent"]);
-    let curves: Vec<Vec<Vec<f64>>> =
-        all.iter().map(|runs| runs.iter().map(|run| run.rewards.clone()).collect()).collect();
-    for (from, to) in [(0, 10), (10, 20), (20, 40), (40, 60), (60, 80)] {
-        let cells = |group: usize| {
-            let last: Vec<f64> = curves[group].iter().map(|c| c[to]).collect();
-            let (mean, std) = report::mean_std(&last);
-            let silent =
-                all[group].iter().flat_map(|r| &r.silent[from..to]).filter(|s| **s).count();
-            let share = 100.0 * silent as f64 / ((to - from) as f64 * SEEDS as f64);
-            [format!("{mean:.2} ± {std:.2}"), format!("{share:.0}%")]
-        };
-        let ([small, small_silent], [large, large_silent]) = (cells(0), cells(1));
-        table.row([format!("{to}"), small, small_silent, large, large_silent]);
-    }
-    print!(
-        "{table}\nmean ± standard deviation of {SEEDS} seeds; silent: share of the groups since the line above\n"
-    );
-    for (i, size) in GROUP_SIZES.iter().enumerate() {
-        panel = panel.mean_band([1, 0][i], &format!("groups of {size}"), &steps, &curves[i]);
-    }
-    let [before, after] = &all[1][0].samples;
-    for (when, rows) in [("before", before), ("after", after)] {
-        println!("\n{when}:");
-        rows.iter().for_each(|row| println!("  {}", sentence(row)));
-    }
-    let figure = Figure::new(
-        "Share of token 42 against step, for groups of 8 and of 64",
-        "Both curves start near 0.01. Groups of 64 climb to nearly 1; groups of 8 climb later \
-         and with a wider band.",
-        vec![panel],
-    );
-    out.figure("learning", &figure)?;
-    let mean =
-        |group: usize, i: usize| curves[group].iter().map(|c| c[i]).sum::<f64>() / SEEDS as f64;
-    let rows = (0..=STEPS).map(|i| [i as f64, mean(0, i), mean(1, i)]);
-    out.csv("learning", ["step", "groups_of_8", "groups_of_64"], rows)
-}
-
 // ANCHOR: weights
 /// What the score of a sample is multiplied with.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -421,6 +323,153 @@ impl Weight {
     }
 }
 // ANCHOR_END: weights
+
+// ANCHOR: train
+/// One way to train.
+#[derive(Clone, Copy)]
+struct Setting {
+    weight: Weight,
+    group_size: usize,
+    /// What every answer earns on top, whatever it says.
+    bonus: f64,
+}
+
+/// What one run leaves behind.
+struct Learnt {
+    /// Mean reward of the group sampled at each step.
+    rewards: Vec<f64>,
+    /// Whether that group was silent.
+    silent: Vec<bool>,
+    /// The first three completions of the first and of the last group.
+    samples: [Vec<Vec<u32>>; 2],
+}
+
+/// Each step samples one group in one batch, scores it, compares it, and takes one
+/// gradient step.
+fn train(setting: Setting, seed: u64, device: &Device) -> Result<Learnt> {
+    let mut rng = seed::rng(seed);
+    let policy = Gru::new(NETWORK, &mut rng, DType::F32, device)?;
+    let variables = policy.variables().values().cloned().collect();
+    let settings = ParamsAdamW { lr: LEARNING_RATE, weight_decay: 0.0, ..Default::default() };
+    let mut optimizer = AdamW::new(variables, settings)?;
+    let mut learnt = Learnt { rewards: vec![], silent: vec![], samples: [vec![], vec![]] };
+    for step in 0..=STEPS {
+        let completions = policy.sample(&PROMPT, setting.group_size, LENGTH, &mut rng)?;
+        let shares = share_of_target(&completions)?;
+        learnt.rewards.push(report::mean_std(&shares).0);
+        learnt.silent.push(advantage::is_silent(&shares));
+        if step == 0 || step == STEPS {
+            let shown = completions.narrow(0, 0, setting.group_size.min(3))?.to_vec2()?;
+            learnt.samples[usize::from(step == STEPS)] = shown;
+        }
+        let rewards: Vec<f64> = shares.iter().map(|share| share + setting.bonus).collect();
+        let loss = loss(&policy, &completions, &setting.weight.of(&rewards)?)?;
+        optimizer.step(&gradients::of(&loss, policy.variables())?)?;
+    }
+    Ok(learnt)
+}
+// ANCHOR_END: train
+
+// ANCHOR: loss
+/// −mean over completions and tokens of A · log π(token | what stands before it).
+fn loss(policy: &Gru, completions: &Tensor, advantages: &[f64]) -> Result<Tensor> {
+    let (rows, length) = completions.dims2()?;
+    let prompt = Tensor::new(&PROMPT, completions.device())?.expand((rows, PROMPT.len()))?;
+    let tokens = Tensor::cat(&[prompt, completions.clone()], 1)?;
+    // The logits at place t are about the token at t + 1.
+    let logits = policy.logits(&tokens)?.narrow(1, PROMPT.len() - 1, length)?;
+    let log_probs = log_prob::of(&logits.contiguous()?, completions)?;
+    let advantages = Tensor::new(advantages, completions.device())?.to_dtype(log_probs.dtype())?;
+    Ok(log_probs.broadcast_mul(&advantages.unsqueeze(1)?)?.mean_all()?.neg()?)
+}
+// ANCHOR_END: loss
+
+// ANCHOR: settings_compared
+/// What is compared: the group size, and what the score is multiplied with.
+const SETTINGS: [(&str, Setting); 4] = {
+    let advantage = Setting { weight: Weight::Standardised, group_size: 8, bonus: 0.0 };
+    [
+        ("G = 64", Setting { group_size: 64, ..advantage }),
+        ("G = 8", advantage),
+        ("raw", Setting { weight: Weight::Raw, ..advantage }),
+        ("raw + 1", Setting { weight: Weight::Raw, bonus: 1.0, ..advantage }),
+    ]
+};
+// ANCHOR_END: settings_compared
+
+/// The runs of all seeds, for each setting.
+fn train_all(seed: u64, device: &Device) -> Result<Vec<Vec<Learnt>>> {
+    let bar = report::progress(SEEDS * SETTINGS.len() as u64, "training");
+    let runs = SETTINGS.iter().map(|(_, setting)| {
+        seed::over_seeds(SEEDS, |i| {
+            let learnt = train(*setting, seed + i, device);
+            bar.inc(1);
+            learnt
+        })
+    });
+    let runs = runs.collect();
+    bar.finish_and_clear();
+    runs
+}
+
+fn learning(out: &mut Output, run: &RunArgs) -> Result<()> {
+    out.section(Kind::Trained, "learning", "A policy that learns to say 42");
+    let runs = train_all(run.seed + 1, &run.device)?;
+    let curves: Vec<Vec<Vec<f64>>> =
+        runs.iter().map(|runs| runs.iter().map(|run| run.rewards.clone()).collect()).collect();
+    let mut table =
+        Table::new(["step", "G = 64", "silent", "G = 8", "silent", "raw, G = 8", "raw + 1, G = 8"]);
+    for (from, to) in [(0, 0), (0, 10), (10, 20), (20, 40), (40, 60), (60, 80)] {
+        let share = |which: usize| {
+            let at: Vec<f64> = curves[which].iter().map(|curve| curve[to]).collect();
+            let (mean, std) = report::mean_std(&at);
+            format!("{mean:.2} ± {std:.2}")
+        };
+        let silent = |which: usize| match to - from {
+            0 => "–".to_string(),
+            steps => {
+                let groups = runs[which].iter().flat_map(|run| &run.silent[from..to]);
+                let count = groups.filter(|silent| **silent).count();
+                format!("{:.0}%", 100.0 * count as f64 / (steps as f64 * SEEDS as f64))
+            }
+        };
+        let step = format!("{to}");
+        table.row([step, share(0), silent(0), share(1), silent(1), share(2), share(3)]);
+    }
+    print!("{table}\nshare of token 42, mean ± standard deviation of {SEEDS} seeds; ");
+    println!("silent: of the groups since the line above");
+    for (when, rows) in ["before", "after"].iter().zip(&runs[0][0].samples) {
+        println!("\n{when}, G = 64:");
+        rows.iter().for_each(|row| println!("  {}", sentence(row)));
+    }
+    let steps: Vec<f64> = (0..=STEPS).map(|step| step as f64).collect();
+    let panel = |title: &str, label: &str| {
+        Panel::new(label, "share of token 42").title(title).y_range(-0.08, 1.08)
+    };
+    let by_step = panel("per step", "step")
+        .mean_band(0, "G = 64", &steps, &curves[0])
+        .mean_band(1, "G = 8", &steps, &curves[1]);
+    let sampled = |size: f64| -> Vec<f64> { steps.iter().map(|s| size * (s + 1.0)).collect() };
+    let by_sample = panel("per completion", "completions sampled")
+        .scales(grpo::plot::Scale::Log10, grpo::plot::Scale::Linear)
+        .mean_band(0, "G = 64", &sampled(64.0), &curves[0])
+        .mean_band(1, "G = 8", &sampled(8.0), &curves[1]);
+    let by_weight = panel("per weight, G = 8", "step")
+        .mean_band(1, "advantage", &steps, &curves[1])
+        .mean_band(3, "raw", &steps, &curves[2])
+        .mean_band(4, "raw + 1", &steps, &curves[3]);
+    let figure = Figure::new(
+        "Share of token 42 while the policy learns",
+        "Left, against steps: groups of 64 climb from 0.01 to 1 before groups of 8 do. Middle, \
+         against completions sampled: groups of 8 climb first. Right: raw rewards climb like \
+         advantages; with a bonus of 1 for every answer they stay at the bottom.",
+        vec![by_step, by_sample, by_weight],
+    );
+    out.figure("learning", &figure)?;
+    let mean = |w: usize, i: usize| curves[w].iter().map(|c| c[i]).sum::<f64>() / SEEDS as f64;
+    let rows = (0..=STEPS).map(|i| [i as f64, mean(0, i), mean(1, i), mean(2, i), mean(3, i)]);
+    out.csv("learning", ["step", "g64", "g8", "g8_raw", "g8_raw_bonus"], rows)
+}
 
 // ANCHOR: density
 /// log N(x; θ, 0.5) without its constant. Its derivative is the score, (x − θ)/0.5².
@@ -499,10 +548,47 @@ fn all_climbs(seed: u64) -> Result<Vec<Vec<Vec<f64>>>> {
     CLIMBS.iter().map(climb_all).collect()
 }
 
+// ANCHOR: estimates
+/// Many estimates of dJ/dθ, each from one group: the mean of weight · (x − θ)/0.5².
+fn estimates(weight: Weight, theta: f64, groups: usize, rng: &mut StdRng) -> Result<Vec<f64>> {
+    let estimate = |_| {
+        let (noises, rewards) = try_around(theta, 1.0, rng);
+        let terms = weight.of(&rewards)?.into_iter().zip(noises);
+        Ok(terms.map(|(w, noise)| w * noise / (SPREAD * SPREAD)).sum::<f64>() / SAMPLES as f64)
+    };
+    (0..groups).map(estimate).collect()
+}
+// ANCHOR_END: estimates
+
+fn estimate_table(out: &mut Output, seed: u64) -> Result<()> {
+    out.section(Kind::Exact, "estimates", "One gradient estimate, far from the optimum and on it");
+    let mut rng = seed::stream(seed, &[3]);
+    let mut table = Table::new(["weights", "at theta = 0", "at theta = 3", "ratio of spreads"]);
+    let weights = [
+        ("raw", Weight::Raw),
+        ("centred", Weight::Centred),
+        ("standardised", Weight::Standardised),
+    ];
+    for (name, weight) in weights {
+        let far = report::mean_std(&estimates(weight, 0.0, 20_000, &mut rng)?);
+        let near = report::mean_std(&estimates(weight, OPTIMUM, 20_000, &mut rng)?);
+        // Plus zero, so that no mean prints as -0.00.
+        let cell = |(mean, std): (f64, f64)| {
+            format!("{:.2} ± {std:.2}", (100.0 * mean).round() / 100.0 + 0.0)
+        };
+        table.row([name.into(), cell(far), cell(near), format!("{:.2}", near.1 / far.1)]);
+    }
+    print!(
+        "{table}\nmean ± standard deviation of 20000 groups of {SAMPLES}; the true gradients are 1 and 0\n"
+    );
+    Ok(())
+}
+
 fn one_parameter(out: &mut Output, run: &RunArgs) -> Result<()> {
     out.section(Kind::Exact, "not_a_loss", "A loss that does not know theta");
     let (loss, verdict) = not_a_loss(run.seed)?;
     println!("loss {loss:.4}; {verdict}");
+    estimate_table(out, run.seed)?;
     out.section(Kind::Trained, "one_parameter", "One parameter, optimum at 3");
     let paths = all_climbs(run.seed)?;
     let mut table =
@@ -545,17 +631,18 @@ fn one_parameter(out: &mut Output, run: &RunArgs) -> Result<()> {
 // ANCHOR: update
 /// The exact expected gradient with respect to the logit of a prompt that the policy
 /// answers rightly with probability `p`, from groups of `size`; a right answer earns
-/// `mark`, a wrong one 0. All 2^size groups are summed.
+/// `mark`, a wrong one 0. All that matters of a group is how many are right.
 fn expected_update(p: f64, mark: f64, size: usize, scale: Scale) -> Result<f64> {
     let mut expected = 0.0;
-    for code in 0..1u32 << size {
-        let right: Vec<f64> = (0..size).map(|i| f64::from(code >> i & 1)).collect();
-        let rewards: Vec<f64> = right.iter().map(|r| mark * r).collect();
-        let probability: f64 = right.iter().map(|r| if *r > 0.0 { p } else { 1.0 - p }).product();
+    let mut probability = (1.0 - p).powi(size as i32);
+    for right in 0..=size {
+        let hit = |i: usize| f64::from(u8::from(i < right));
+        let rewards: Vec<f64> = (0..size).map(|i| mark * hit(i)).collect();
         let advantages = advantage::group_relative(&rewards, size, scale)?;
         // The score of the logit: 1 − p for a right answer, −p for a wrong one.
-        let gradient: f64 = advantages.iter().zip(&right).map(|(a, r)| a * (r - p)).sum();
-        expected += probability * gradient / size as f64;
+        let terms = advantages.iter().enumerate().map(|(i, a)| a * (hit(i) - p));
+        expected += probability * terms.sum::<f64>() / size as f64;
+        probability *= (size - right) as f64 / (right + 1) as f64 * p / (1.0 - p);
     }
     Ok(expected)
 }
@@ -565,14 +652,15 @@ fn expected_update(p: f64, mark: f64, size: usize, scale: Scale) -> Result<f64> 
 const PROMPTS: [(f64, f64); 5] = [(0.02, 1.0), (0.1, 1.0), (0.5, 1.0), (0.9, 1.0), (0.98, 1.0)];
 const GRADERS: [(f64, f64); 2] = [(0.5, 1.0), (0.5, 10.0)];
 
-/// For each prompt its part of the true gradient, of the centred and of the standardised
-/// update.
-fn updates(prompts: &[(f64, f64)]) -> Result<[Vec<f64>; 3]> {
-    let all = |scale| prompts.iter().map(|&(p, m)| expected_update(p, m, 8, scale)).collect();
+/// For each prompt its part of the true gradient, of the centred update, and of the
+/// standardised one with groups of 8 and of 64.
+fn updates(prompts: &[(f64, f64)]) -> Result<[Vec<f64>; 4]> {
+    let all = |size, scale| -> Result<Vec<f64>> {
+        prompts.iter().map(|&(p, mark)| expected_update(p, mark, size, scale)).collect()
+    };
     let exact = prompts.iter().map(|(p, mark)| mark * p * (1.0 - p)).collect();
-    let (centred, standardised): (Result<_>, Result<_>) =
-        (all(Scale::None), all(Scale::Population));
-    Ok([exact, centred?, standardised?])
+    let standardised = Scale::Population;
+    Ok([exact, all(8, Scale::None)?, all(8, standardised)?, all(64, standardised)?])
 }
 
 fn shares(parts: &[f64]) -> Vec<f64> {
@@ -592,25 +680,30 @@ fn between_prompts(out: &mut Output) -> Result<()> {
     for (title, prompts) in
         [("five prompts, one grader", &PROMPTS[..]), ("one prompt, two graders", &GRADERS[..])]
     {
-        let [exact, centred, standardised] = updates(prompts)?;
-        let [exact_share, centred_share, standardised_share] =
-            [&exact, &centred, &standardised].map(|parts| shares(parts));
-        let mut table = Table::new(["chance", "mark", "true gradient", "centred", "standardised"]);
+        let parts = updates(prompts)?;
+        let [_, centred, standardised, large] = parts.each_ref().map(|parts| shares(parts));
+        let mut table = Table::new([
+            "chance",
+            "mark",
+            "true gradient",
+            "centred",
+            "share",
+            "standardised",
+            "share",
+            "share, G = 64",
+        ]);
         for (i, (p, mark)) in prompts.iter().enumerate() {
-            let cell = |part: f64, share: f64| format!("{part:.3} ({share:.0}%)");
-            table.row([
-                format!("{p:.2}"),
-                format!("{mark:.0}"),
-                cell(exact[i], exact_share[i]),
-                cell(centred[i], centred_share[i]),
-                cell(standardised[i], standardised_share[i]),
-            ]);
+            let [a, b, c] = [0, 1, 2].map(|which: usize| format!("{:.3}", parts[which][i]));
+            let [centred, standardised, large] =
+                [&centred, &standardised, &large].map(|shares| format!("{:.0}%", shares[i]));
+            let (chance, mark) = (format!("{p:.2}"), format!("{mark:.0}"));
+            table.row([chance, mark, a, b, centred, c, standardised, large]);
         }
-        println!("{title}\n\n{table}");
-        let (straight, turned) = (angle(&centred, &exact), angle(&standardised, &exact));
-        println!(
-            "angle to the true gradient: centred {straight:.1}, standardised {turned:.1} degrees\n"
-        );
+        let gap = if panels.is_empty() { "" } else { "\n" };
+        println!("{gap}{title}\n\n{table}");
+        let [straight, turned, further] = [1, 2, 3].map(|which| angle(&parts[which], &parts[0]));
+        print!("angle to the true gradient: centred {straight:.1} degrees, ");
+        println!("standardised {turned:.1}, with G = 64 {further:.1}");
         let at = |offset: f64, shares: &[f64]| -> Vec<(f64, f64)> {
             shares.iter().enumerate().map(|(i, s)| (i as f64 + offset, *s)).collect()
         };
@@ -625,8 +718,9 @@ fn between_prompts(out: &mut Output) -> Result<()> {
                 .title(title)
                 .categories(names)
                 .y_range(0.0, 100.0)
-                .bars(0, "centred", 0.35, &at(-0.2, &centred_share))
-                .bars(2, "standardised", 0.35, &at(0.2, &standardised_share)),
+                .bars(0, "centred", 0.25, &at(-0.27, &centred))
+                .bars(2, "standardised, G = 8", 0.25, &at(0.0, &standardised))
+                .bars(4, "G = 64", 0.25, &at(0.27, &large)),
         );
     }
     let figure = Figure::new(
