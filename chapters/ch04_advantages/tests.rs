@@ -203,8 +203,11 @@ fn a_batch_of_completions_has_the_frequencies_of_the_policy() {
 fn groups_learn_to_say_42_and_a_bonus_stops_raw_rewards() {
     let runs = train_all(1_000, &CPU).unwrap();
     let half = |learnt: &Learnt| learnt.rewards.iter().position(|share| *share > 0.5);
-    for seed in 0..SEEDS as usize {
-        let [large, small, raw, bonus] = [0, 1, 2, 3].map(|which: usize| &runs[which][seed]);
+    let [all_large, all_small, all_raw, all_bonus] = &runs[..] else { panic!("four settings") };
+    let with_advantages = all_large.iter().zip(all_small);
+    for (seed, ((large, small), (raw, bonus))) in
+        with_advantages.zip(all_raw.iter().zip(all_bonus)).enumerate()
+    {
         for learnt in [large, small, raw] {
             assert!(learnt.rewards[0] < 0.06 && learnt.rewards[STEPS] > 0.8, "seed {seed}");
         }
