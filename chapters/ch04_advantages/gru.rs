@@ -8,6 +8,7 @@
 //! Left out: an end-of-sequence token, because every completion of this chapter has the
 //! same length.
 
+use anyhow::ensure;
 use candle_core::{DType, Device, Module, Tensor};
 use candle_nn::{
     Linear, VarBuilder,
@@ -29,6 +30,7 @@ pub struct Gru {
     head: Linear,
     variables: Variables,
 }
+// ANCHOR_END: policy
 
 impl Gru {
     /// A fresh network for tokens `0..vocabulary`.
@@ -57,7 +59,6 @@ impl Gru {
         Ok(Self { embedding, cell, head, variables })
     }
 }
-// ANCHOR_END: policy
 
 // ANCHOR: logits
 impl Policy for Gru {
@@ -76,14 +77,18 @@ impl Policy for Gru {
 }
 // ANCHOR_END: logits
 
-// ANCHOR: sample
+// ANCHOR: read
 impl Gru {
     /// Reads one more token in every row: ids (B), state → logits (B, V), next state.
     fn read(&self, ids: &Tensor, state: &GRUState) -> Result<(Tensor, GRUState)> {
         let state = self.cell.step(&self.embedding.index_select(ids, 0)?, state)?;
         Ok((self.head.forward(&state.h)?, GRUState { h: state.h.detach() }))
     }
+}
+// ANCHOR_END: read
 
+// ANCHOR: sample
+impl Gru {
     /// Answers `prompt` `count` times in one batch → ids (count, length). The rows share
     /// every step and draw their tokens independently.
     pub fn sample(
@@ -93,22 +98,18 @@ impl Gru {
         length: usize,
         rng: &mut StdRng,
     ) -> Result<Tensor> {
-        let device = self.embedding.device();
+        ensure!(!prompt.is_empty(), "the prompt has no tokens");
+        let column = |token: &u32| Tensor::full(*token, count, self.embedding.device());
+        let mut columns = prompt.iter().map(column).collect::<candle_core::Result<Vec<_>>>()?;
         let mut state = self.cell.zero_state(count)?;
-        let mut logits = None;
-        for &token in prompt {
-            let ids = Tensor::full(token, count, device)?;
-            let read = self.read(&ids, &state)?;
-            (logits, state) = (Some(read.0), read.1);
+        for place in 0..prompt.len() + length - 1 {
+            let (logits, next) = self.read(&columns[place], &state)?;
+            state = next;
+            if columns.len() == place + 1 {
+                columns.push(sampling::sample(&logits, rng)?);
+            }
         }
-        let mut logits = logits.ok_or_else(|| anyhow::anyhow!("the prompt has no tokens"))?;
-        let mut columns = Vec::with_capacity(length);
-        for _ in 0..length {
-            let ids = sampling::sample(&logits, rng)?;
-            (logits, state) = self.read(&ids, &state)?;
-            columns.push(ids);
-        }
-        Ok(Tensor::stack(&columns, 1)?)
+        Ok(Tensor::stack(&columns[prompt.len()..], 1)?)
     }
 }
 // ANCHOR_END: sample

@@ -94,40 +94,53 @@ fn three_steps(out: &mut Output) -> Result<()> {
         table.row([format!("{i}"), mark, difference, format!("{:+.4}", standardised[i])]);
     }
     println!("{table}");
-    for (teacher, factor, offset) in
-        [("a generous teacher adds 2", 1.0, 2.0), ("another marks out of 100", 20.0, 0.0)]
-    {
-        let theirs = MARKS.map(|mark| factor * mark + offset);
-        let [_, _, advantages] = steps(&theirs, Scale::Population)?;
-        let apart = advantages.iter().zip(&standardised).map(|(a, b)| (a - b).abs());
+    let teachers = [
+        ("this teacher", 1.0, 0.0),
+        ("one who adds 2", 1.0, 2.0),
+        ("one who marks out of 100", 20.0, 0.0),
+    ];
+    let mut panels = Vec::new();
+    for (teacher, factor, offset) in teachers {
+        let theirs = steps(&MARKS.map(|mark| factor * mark + offset), Scale::Population)?;
+        let apart = theirs[2].iter().zip(&standardised).map(|(a, b)| (a - b).abs());
         let same = if apart.fold(0.0, f64::max) < 1e-12 { "the same" } else { "OTHER" };
         println!("{teacher}: {same} advantages");
+        if offset == 0.0 {
+            panels.extend(step_panels(teacher, &theirs, factor));
+        }
     }
-    let panel = |title: &str, label: &str, numbers: &[f64], (low, high): (f64, f64)| {
-        Panel::new("essay", label)
-            .title(title)
-            .categories(0..8)
-            .y_range(low, high)
-            .signed_bars(0.7, &numbered(numbers))
-    };
-    let mean = marks.iter().sum::<f64>() / marks.len() as f64;
-    let rewards = panel("1 · rewards", "mark", &marks, (0.0, 4.6)).dashed(
-        0,
-        "mean",
-        &[(-0.5, mean), (7.5, mean)],
-    );
     let figure = Figure::new(
-        "The three steps from rewards to advantages",
-        "Eight bars three times. First the marks from 1 to 4 with their mean as a dashed line; \
-         then the distances from the mean, four up and four down; then the same shape with a \
-         standard deviation of 1.",
-        vec![
-            rewards,
-            panel("2 · minus the mean", "centred mark", &centred, (-2.0, 2.0)),
-            panel("3 · divided by σ", "advantage", &standardised, (-2.0, 2.0)),
-        ],
+        "The three steps from marks to advantages, for two teachers",
+        "Two rows of eight bars three times. The marks with their mean as a dashed line; the \
+         distances from the mean, four up and four down; the advantages. In the second row the \
+         marks and distances are twenty times larger and the advantages are the same.",
+        panels,
     );
+    let figure = figure.columns(3).panel_size(310, 250);
     out.figure("three_steps", &figure)
+}
+
+/// The three panels of one teacher, whose marks reach 4 · `factor`.
+fn step_panels(
+    teacher: &str,
+    [marks, centred, advantages]: &[Vec<f64>; 3],
+    factor: f64,
+) -> [Panel; 3] {
+    let mean = report::mean_std(marks).0;
+    let bars: Vec<_> = numbered(marks);
+    let panel = |title: &str, label: &str, low: f64, high: f64| {
+        Panel::new("essay", label).title(title).categories(0..8).y_range(low, high)
+    };
+    [
+        panel(&format!("1 · {teacher}"), "mark", 0.0, 4.7 * factor).bars(0, "", 0.7, &bars).dashed(
+            7,
+            "",
+            &[(-0.5, mean), (7.5, mean)],
+        ),
+        panel("2 · minus the mean", "centred mark", -2.0 * factor, 2.0 * factor)
+            .signed_bars(0.7, &numbered(centred)),
+        panel("3 · divided by σ", "advantage", -2.0, 2.0).signed_bars(0.7, &numbered(advantages)),
+    ]
 }
 
 fn conventions(out: &mut Output) -> Result<()> {
@@ -324,7 +337,6 @@ impl Weight {
 }
 // ANCHOR_END: weights
 
-// ANCHOR: train
 /// One way to train.
 #[derive(Clone, Copy)]
 struct Setting {
@@ -344,6 +356,7 @@ struct Learnt {
     samples: [Vec<Vec<u32>>; 2],
 }
 
+// ANCHOR: train
 /// Each step samples one group in one batch, scores it, compares it, and takes one
 /// gradient step.
 fn train(setting: Setting, seed: u64, device: &Device) -> Result<Learnt> {
@@ -471,19 +484,34 @@ fn learning(out: &mut Output, run: &RunArgs) -> Result<()> {
     out.csv("learning", ["step", "g64", "g8", "g8_raw", "g8_raw_bonus"], rows)
 }
 
-// ANCHOR: density
-/// log N(x; θ, 0.5) without its constant. Its derivative is the score, (x − θ)/0.5².
-fn log_density(theta: &Tensor, samples: &Tensor) -> Result<Tensor> {
-    let distance = samples.broadcast_sub(theta)?;
-    Ok((distance.sqr()? / (-2.0 * SPREAD * SPREAD))?)
-}
-
+// ANCHOR: try_around
 /// SAMPLES noises of standard deviation 0.5, and the rewards of θ + noise.
 fn try_around(theta: f64, factor: f64, rng: &mut StdRng) -> (Vec<f64>, Vec<f64>) {
     let noise = || SPREAD * rng.sample::<f64, _>(StandardNormal);
     let noises: Vec<f64> = std::iter::repeat_with(noise).take(SAMPLES).collect();
     let rewards = noises.iter().map(|n| -factor * (theta + n - OPTIMUM).abs()).collect();
     (noises, rewards)
+}
+// ANCHOR_END: try_around
+
+// ANCHOR: not_a_loss
+/// The notebook's loss, −mean(A · noise): a number that θ does not enter.
+fn not_a_loss(seed: u64) -> Result<(f64, String)> {
+    let theta = Var::new(0f64, &Device::Cpu)?;
+    let variables = Variables::from([("theta".to_string(), theta)]);
+    let (noises, rewards) = try_around(0.0, 1.0, &mut seed::rng(seed));
+    let advantages = Tensor::new(Weight::Standardised.of(&rewards)?, &Device::Cpu)?;
+    let loss = (advantages * Tensor::new(noises, &Device::Cpu)?)?.mean_all()?.neg()?;
+    let verdict = gradients::of(&loss, &variables).err().map(|error| error.to_string());
+    Ok((loss.to_scalar()?, verdict.unwrap_or("every variable has a gradient".into())))
+}
+// ANCHOR_END: not_a_loss
+
+// ANCHOR: density
+/// log N(x; θ, 0.5) without its constant. Its derivative is the score, (x − θ)/0.5².
+fn log_density(theta: &Tensor, samples: &Tensor) -> Result<Tensor> {
+    let distance = samples.broadcast_sub(theta)?;
+    Ok((distance.sqr()? / (-2.0 * SPREAD * SPREAD))?)
 }
 // ANCHOR_END: density
 
@@ -508,19 +536,6 @@ fn climb(weight: Weight, learning_rate: f64, factor: f64, seed: u64) -> Result<V
     Ok(path)
 }
 // ANCHOR_END: climb
-
-// ANCHOR: not_a_loss
-/// The notebook's loss, −mean(A · noise): a number that θ does not enter.
-fn not_a_loss(seed: u64) -> Result<(f64, String)> {
-    let theta = Var::new(0f64, &Device::Cpu)?;
-    let variables = Variables::from([("theta".to_string(), theta)]);
-    let (noises, rewards) = try_around(0.0, 1.0, &mut seed::rng(seed));
-    let advantages = Tensor::new(Weight::Standardised.of(&rewards)?, &Device::Cpu)?;
-    let loss = (advantages * Tensor::new(noises, &Device::Cpu)?)?.mean_all()?.neg()?;
-    let verdict = gradients::of(&loss, &variables).err().map(|error| error.to_string());
-    Ok((loss.to_scalar()?, verdict.unwrap_or("every variable has a gradient".into())))
-}
-// ANCHOR_END: not_a_loss
 
 const CLIMBS: [(&str, Weight, f64, f64); 7] = [
     ("raw", Weight::Raw, 0.05, 1.0),
@@ -615,14 +630,30 @@ fn one_parameter(out: &mut Output, run: &RunArgs) -> Result<()> {
         }
         panel.dashed(7, "", &[(0.0, OPTIMUM), (CLIMB as f64, OPTIMUM)])
     };
+    let far = |climb: usize| -> Vec<(f64, f64)> {
+        let square = |step: usize| {
+            let away = paths[climb].iter().map(|path| (path[step] - OPTIMUM).powi(2));
+            (away.sum::<f64>() / CLIMBERS as f64).sqrt()
+        };
+        (0..=CLIMB).map(|step| (step as f64, square(step))).collect()
+    };
+    let distance = Panel::new("step", "distance from 3")
+        .title("the same three, closer")
+        .scales(grpo::plot::Scale::Linear, grpo::plot::Scale::Log10)
+        .y_range(0.03, 4.0)
+        .line(1, "raw, 0.1", &far(3))
+        .line(0, "centred, 0.1", &far(4))
+        .line(2, "standardised, 0.05", &far(2));
     let figure = Figure::new(
         "Theta against step for raw, centred and standardised rewards",
         "Left, one learning rate for all: standardised rewards arrive first, centred ones \
-         later along a thin band, raw ones in a wide band. Right, with twice the rate for \
-         centred rewards: they climb as the standardised ones do, and end in a thinner band.",
+         later along a thin band, raw ones in a wide band. Middle, with twice the rate for \
+         raw and centred rewards: all climb as the standardised ones do. Right, their distance \
+         from 3 on a logarithmic axis: centred rewards end closest.",
         vec![
             panel("the same learning rate", &[(0, 1), (1, 0), (2, 2)]),
             panel("matched on the way up", &[(3, 1), (4, 0), (2, 2)]),
+            distance,
         ],
     );
     out.figure("one_parameter", &figure)
@@ -791,7 +822,11 @@ fn group_sizes(out: &mut Output, seed: u64) -> Result<()> {
     }
     print!("{table}\nmean ± standard deviation of {DRAWS} groups of each size\n");
     let panel = |title: &str, label: &str, low: f64, high: f64| {
-        Panel::new("group size G", label).title(title).categories(SIZES).y_range(low, high)
+        Panel::new("group size G", label)
+            .title(title)
+            .categories(SIZES)
+            .x_range(-0.4, 5.4)
+            .y_range(low, high)
     };
     let figure = Figure::new(
         "Best advantage and the advantage of one answer against group size",
