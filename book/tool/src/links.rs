@@ -3,6 +3,7 @@
 //! Left out: whether a page on the web still exists, because a book must build and pass on a train.
 
 use crate::html::{Page, css_loads, is_foreign};
+use crate::preprocess::prose_places;
 use crate::problem::{Problem, line_at, slashed};
 use crate::workspace::{Workspace, read};
 use anyhow::Result;
@@ -77,7 +78,9 @@ fn page_problems(page: &Page, source: &Source) -> Vec<Problem> {
     for raw in ["{{#", "$$"] {
         if page.prose.contains(raw) {
             let message = format!("a raw {raw} reaches the reader");
-            problems.push(source.problem(&[raw], message));
+            let at = prose_places(&source.text, raw);
+            let line = at.first().map(|at| line_at(&source.text, *at));
+            problems.push(Problem::new(&source.file, line, message));
         }
     }
     for load in page.loads.iter().filter(|load| is_foreign(load)) {

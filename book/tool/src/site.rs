@@ -6,7 +6,7 @@
 //! Left out: building only the pages that changed, because the whole book takes less than a second.
 
 use crate::math::Math;
-use crate::preprocess::Expand;
+use crate::preprocess::{Expand, NAME};
 use crate::problem::{Problem, Problems};
 use crate::workspace::Workspace;
 use anyhow::{Context, Result, bail};
@@ -23,6 +23,9 @@ pub fn render(workspace: &Workspace, dest: &Path, math: &Rc<Math>) -> Result<Vec
     let mut config = Config::from_disk(&config_path)
         .with_context(|| format!("cannot read {}", config_path.display()))?;
     config.build.build_dir = dest.to_path_buf();
+    // Pages are verified as they were written, before mdBook expands its includes.
+    config.set(format!("preprocessor.{NAME}.before"), ["links"])?;
+    config.set(format!("preprocessor.{NAME}.command"), "book preprocess")?;
     let mut book = MDBook::load_with_config(workspace.book(), config)
         .context("cannot load the book: book/text/SUMMARY.md")?;
     let problems = Rc::new(RefCell::new(Vec::new()));
