@@ -275,6 +275,13 @@ fn dead_links_and_fragments() {
 }
 
 #[test]
+fn a_picture_that_is_not_there() {
+    let mini = Mini::new();
+    let line = mini.append("![a picture](gone.png)");
+    expect(&mini, &format!("{PAGE}:{line}"), "loads \"gone.png\"");
+}
+
+#[test]
 fn a_request_to_another_host() {
     let mini = Mini::new();
     mini.append("A [link](https://example.org/) is no request.");
