@@ -17,7 +17,7 @@ use crate::workspace::{Workspace, chapter_number, read};
 use anyhow::Result;
 use mdbook_preprocessor::book::{Book, BookItem, Chapter};
 use mdbook_preprocessor::{Preprocessor, PreprocessorContext};
-use pulldown_cmark::{CodeBlockKind, Event, Options, Parser, Tag, html};
+use pulldown_cmark::{CodeBlockKind, Event, Options, Parser, Tag, TagEnd, html};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -132,12 +132,27 @@ fn expand(text: &str, page: &Path, around: &Around, problems: &mut Vec<Problem>)
     // Only whole directives were overwritten, and only by ASCII.
     let masked = String::from_utf8_lossy(&masked);
     let parser = Parser::new_ext(&masked, markdown_options());
+    let mut in_heading = false;
     for (event, range) in parser.into_offset_iter() {
         let (tex, display) = match event {
             Event::InlineMath(tex) => (tex, false),
             Event::DisplayMath(tex) => (tex, true),
+            Event::Start(Tag::Heading { .. }) => {
+                in_heading = true;
+                continue;
+            }
+            Event::End(TagEnd::Heading(_)) => {
+                in_heading = false;
+                continue;
+            }
             _ => continue,
         };
+        if in_heading {
+            let message =
+                "a formula in a heading: the table of contents would show its TeX; use words";
+            report(range.start, message.into());
+            continue;
+        }
         match around.math.render(&tex, display) {
             Ok(html) if display => {
                 edits.push((range, format!("<span class=\"formula\">{html}</span>")));
@@ -316,7 +331,7 @@ fn inline_markdown(text: &str, math: &Math) -> Result<String, String> {
         .filter(|event| {
             !matches!(
                 event,
-                Event::Start(Tag::Paragraph) | Event::End(pulldown_cmark::TagEnd::Paragraph)
+                Event::Start(Tag::Paragraph) | Event::End(TagEnd::Paragraph)
             )
         })
         .map(|event| {

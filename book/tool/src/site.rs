@@ -8,6 +8,7 @@
 use crate::math::Math;
 use crate::preprocess::{Expand, NAME};
 use crate::problem::{Problem, Problems};
+use crate::warnings;
 use crate::workspace::Workspace;
 use anyhow::{Context, Result, bail};
 use mdbook_driver::MDBook;
@@ -35,8 +36,14 @@ pub fn render(workspace: &Workspace, dest: &Path, math: &Rc<Math>) -> Result<Vec
         Rc::clone(math),
         Rc::clone(&problems),
     ));
-    book.build().context("cannot build the book")?;
-    let found = problems.take();
+    let text = workspace.relative(&workspace.text());
+    let (built, warnings) = warnings::heard(&text, || book.build());
+    built.context("cannot build the book")?;
+    let mut found = problems.take();
+    // With a problem of ours on the page, mdBook's complaint is about what that left behind.
+    if found.is_empty() {
+        found = warnings;
+    }
     Ok(found)
 }
 

@@ -356,3 +356,17 @@ fn all_problems_are_listed() {
     mini.edit("src/tensor.rs", "f64", "f32");
     assert_eq!(mini.complaints().len(), 4, "{:#?}", mini.complaints());
 }
+
+#[test]
+fn html_that_is_not_closed() {
+    let mini = Mini::new();
+    mini.append("A <b>bold word.");
+    expect(&mini, PAGE, "unclosed HTML tag `<b>`");
+}
+
+#[test]
+fn a_formula_in_a_heading() {
+    let mini = Mini::new();
+    let line = mini.append("## The gradient of $J$");
+    expect(&mini, &format!("{PAGE}:{line}"), "a formula in a heading");
+}
