@@ -7,7 +7,7 @@
 //!        + β KL(π ‖ π_ref)            4. the leash                   Kl
 //! ```
 //!
-//! Every named variant is a row of the table in [`recipe`]. Values and gradients equal
+//! Every named variant is a row of the table in [`recipe()`]. Values and gradients equal
 //! those of TRL 1.16, which the tests check for every row.
 //!
 //! The first gradient step on fresh samples has ρ = 1 everywhere. Its loss is then minus
@@ -31,7 +31,7 @@ pub use metrics::Metrics;
 pub use recipe::{Recipe, recipe, recipes};
 pub use term::Term;
 
-/// Four choices and a filter. Construct it field by field, or by name with [`recipe`].
+/// Four choices and a filter. Construct it field by field, or by name with [`recipe()`].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Objective {
     /// What the ratio ρ is taken over.
