@@ -114,10 +114,9 @@ mod tests {
     #[test]
     fn a_root_stands_beside_what_it_covers() {
         let math = Math::default();
-        for (bare, braced) in [(r"\sqrt N", r"\sqrt{N}"), (r"\sqrt[3]\pi", r"\sqrt[3]{\pi}")] {
+        for bare in [r"\sqrt N", r"\sqrt[3]\pi", r"\sqrt{N}"] {
             let html = math.render(bare, false).unwrap();
             assert!(html.contains("padding-left"), "{html}");
-            assert_eq!(html, math.render(braced, false).unwrap());
         }
     }
 
