@@ -315,7 +315,6 @@ fn sentence(ids: &[u32]) -> String {
     ids.iter().map(|id| format!("{id:2}")).collect::<Vec<_>>().join(" ")
 }
 
-// ANCHOR: weights
 /// What the score of a sample is multiplied with.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Weight {
@@ -335,7 +334,6 @@ impl Weight {
         }
     }
 }
-// ANCHOR_END: weights
 
 /// One way to train.
 #[derive(Clone, Copy)]
@@ -764,7 +762,6 @@ fn between_prompts(out: &mut Output) -> Result<()> {
     out.figure("between_prompts", &figure)
 }
 
-// ANCHOR: group_size
 /// What groups of one size give, over many draws.
 struct BySize {
     /// Best advantage when rewards are the share of token 42 under a uniform policy.
@@ -793,7 +790,6 @@ fn by_size(size: usize, draws: usize, rng: &mut StdRng) -> Result<BySize> {
     let silent = advantage::silent_groups(&shares, size)?;
     Ok(BySize { best_share, silent, best_normal, good_answer })
 }
-// ANCHOR_END: group_size
 
 fn group_sizes(out: &mut Output, seed: u64) -> Result<()> {
     out.section(Kind::Exact, "group_sizes", "Group size and the best advantage");

@@ -270,6 +270,8 @@ fn estimates_have_the_mean_that_theory_says() {
             [Weight::Raw, Weight::Centred, Weight::Standardised].map(|w| stats(w, 0.0, seed));
         assert!(raw.1 > 3.0 * centred.1, "raw {raw:?}, centred {centred:?}");
         assert!((1.9..2.2).contains(&(standardised.0 / centred.0)), "{standardised:?}");
+        // The noise does not double with the length.
+        assert!((0.9..1.2).contains(&(standardised.1 / centred.1)), "{standardised:?}");
         // On the optimum centring is quieter than far from it, standardising louder.
         let near = |weight| stats(weight, OPTIMUM, seed).1;
         assert!(near(Weight::Centred) < 0.8 * centred.1);
