@@ -104,7 +104,9 @@ fn three_steps(out: &mut Output) -> Result<()> {
         let theirs = steps(&MARKS.map(|mark| factor * mark + offset), Scale::Population)?;
         let apart = theirs[2].iter().zip(&standardised).map(|(a, b)| (a - b).abs());
         let same = if apart.fold(0.0, f64::max) < 1e-12 { "the same" } else { "OTHER" };
-        println!("{teacher}: {same} advantages");
+        if theirs[0] != marks {
+            println!("{teacher}: {same} advantages");
+        }
         if offset == 0.0 {
             panels.extend(step_panels(teacher, &theirs, factor));
         }
@@ -206,14 +208,14 @@ fn largest(out: &mut Output) -> Result<()> {
     }
     println!("{table}");
     println!("five nearly equal rewards, and the same differences times 100:");
-    let mut table = Table::new(["reward", "times 100", "advantage", "times 100", "clipped at 2"]);
+    let mut table = Table::new(["reward", "advantage", "clipped at 2", "times 100", "advantage"]);
     let wide = CLOSE.map(|reward| 100.0 * (reward - 1.0));
     let advantages = advantage::group_relative(&CLOSE, 5, Scale::Unbiased)?;
     let of_wide = advantage::group_relative(&wide, 5, Scale::Unbiased)?;
     let clipped = advantage::clip(&advantages, 2.0)?;
     for i in 0..5 {
         let [a, b, c] = [advantages[i], of_wide[i], clipped[i]].map(|x| format!("{x:+.3}"));
-        table.row([format!("{:.2}", CLOSE[i]), format!("{:.0}", wide[i]), a, b, c]);
+        table.row([format!("{:.2}", CLOSE[i]), a, c, format!("{:.0}", wide[i]), b]);
     }
     print!("{table}");
     Ok(())
@@ -250,8 +252,8 @@ fn equal_rewards(out: &mut Output) -> Result<()> {
         "G",
         "sigma + 1e-8",
         "largest",
-        "zero if sigma < 1e-8",
-        "sigma + 1e-4",
+        "0 if sigma < 1e-8",
+        "largest, sigma + 1e-4",
         "ours",
     ]);
     for size in EQUAL_SIZES {
@@ -447,8 +449,8 @@ fn learning(out: &mut Output, run: &RunArgs) -> Result<()> {
         let step = format!("{to}");
         table.row([step, share(0), silent(0), share(1), silent(1), share(2), share(3)]);
     }
-    print!("{table}\nshare of token 42, mean ± standard deviation of {SEEDS} seeds; ");
-    println!("silent: of the groups since the line above");
+    println!("{table}\nshare of token 42, mean ± standard deviation of {SEEDS} seeds;");
+    println!("silent: share of the groups since the line above");
     for (when, rows) in ["before", "after"].iter().zip(&runs[0][0].samples) {
         println!("\n{when}, G = 64:");
         rows.iter().for_each(|row| println!("  {}", sentence(row)));
@@ -493,7 +495,7 @@ fn try_around(theta: f64, factor: f64, rng: &mut StdRng) -> (Vec<f64>, Vec<f64>)
 // ANCHOR_END: try_around
 
 // ANCHOR: not_a_loss
-/// The notebook's loss, −mean(A · noise): a number that θ does not enter.
+/// The notebook's loss, −mean(A · noise), and what its backward pass says.
 fn not_a_loss(seed: u64) -> Result<(f64, String)> {
     let theta = Var::new(0f64, &Device::Cpu)?;
     let variables = Variables::from([("theta".to_string(), theta)]);
