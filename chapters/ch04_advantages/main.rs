@@ -347,6 +347,7 @@ struct Setting {
 }
 
 /// What one run leaves behind.
+#[derive(Default)]
 struct Learnt {
     /// Mean reward of the group sampled at each step.
     rewards: Vec<f64>,
@@ -365,7 +366,7 @@ fn train(setting: Setting, seed: u64, device: &Device) -> Result<Learnt> {
     let variables = policy.variables().values().cloned().collect();
     let settings = ParamsAdamW { lr: LEARNING_RATE, weight_decay: 0.0, ..Default::default() };
     let mut optimizer = AdamW::new(variables, settings)?;
-    let mut learnt = Learnt { rewards: vec![], silent: vec![], samples: [vec![], vec![]] };
+    let mut learnt = Learnt::default();
     for step in 0..=STEPS {
         let completions = policy.sample(&PROMPT, setting.group_size, LENGTH, &mut rng)?;
         let shares = share_of_target(&completions)?;
