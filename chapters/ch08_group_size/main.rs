@@ -238,7 +238,8 @@ fn silent(out: &mut Output) -> Result<()> {
     out.section(Kind::Exact, "silent", "Silent groups");
     let chances = [0.01, 0.1, 0.3, 0.5, 0.9, 0.99];
     let mut table = Table::new(["G", "p = .01", ".1", ".3", ".5", ".9", ".99"]);
-    let mut panel = Panel::new("p, the chance that an answer is right", "share of silent groups");
+    let mut panel = Panel::new("p, the chance that an answer is right", "share of silent groups")
+        .y_range(0.0, 1.02);
     for (i, size) in GROUP_SIZES.into_iter().enumerate() {
         let [a, b, c, d, e, f] = chances.map(|p| format!("{:.3}", silent_share(p, size)));
         table.row([size.to_string(), a, b, c, d, e, f]);
@@ -298,6 +299,7 @@ fn signal(out: &mut Output) -> Result<()> {
         let panel = Panel::new("G", "signal to noise")
             .title(name)
             .categories(GROUP_SIZES)
+            .y_range(0.0, 7.0)
             .line(0, "one group", &one)
             .points(0, "", &one)
             .line(1, "64 answers", &many)
@@ -415,7 +417,7 @@ fn train(world: &Bandit, plan: &Plan, seed: u64, device: &Device) -> Result<Vec<
 }
 
 // ANCHOR: learn
-/// The loop.
+/// Sample, compare, step. The policy is measured before each step, and once at the end.
 fn learn(
     world: &Bandit,
     plan: &Plan,
@@ -461,6 +463,7 @@ fn measure(
 /// What all trainings share.
 struct Lab {
     run: RunArgs,
+    /// How many runs a mean is taken over.
     seeds: u64,
 }
 
@@ -586,7 +589,10 @@ fn network(out: &mut Output, lab: &Lab) -> Result<Vec<f64>> {
                 .title(name)
                 .categories(GROUP_SIZES)
                 .line(0, "8 prompts", &points[0])
+                .points(0, "", &points[0])
                 .line(1, "64 answers", &points[1])
+                .points(1, "", &points[1])
+                .y_range(0.0, 1.4)
                 .dashed(2, "64 answers, with σ", &points[2]),
         );
         kept = plain;
@@ -615,13 +621,14 @@ fn learning(out: &mut Output, lab: &Lab) -> Result<Curves> {
         let mut both = [Vec::new(), Vec::new()];
         for (way, plan) in plans.into_iter().enumerate() {
             let title = format!("{name}, {}", ["8 prompts a step", "64 answers a step"][way]);
-            let mut panel =
-                Panel::new("sampled tokens", "true reward").title(&title).y_range(0.0, 1.02);
+            let mut panel = Panel::new("thousands of sampled tokens", "true reward")
+                .title(&title)
+                .y_range(0.0, 1.02);
             for (i, size) in GROUP_SIZES.into_iter().enumerate() {
                 let runs = lab.train(&plan(reward, size))?;
                 let curves = binned(&runs, |point| point.reward);
                 let x: Vec<f64> =
-                    (0..curves[0].len()).map(|i| ((2 * i + 1) * EVERY / 2) as f64).collect();
+                    (0..curves[0].len()).map(|i| ((2 * i + 1) * EVERY) as f64 / 2e3).collect();
                 panel = panel.mean_band(i, &format!("G = {size}"), &x, &curves);
                 both[way].push(runs);
                 bar.inc(1);
@@ -631,8 +638,7 @@ fn learning(out: &mut Output, lab: &Lab) -> Result<Curves> {
         all.push(both);
     }
     bar.finish_and_clear();
-    let mut first = true;
-    for ((name, _), both) in rewards.iter().zip(&all) {
+    for (r, ((name, _), both)) in rewards.iter().zip(&all).enumerate() {
         let mut table = Table::new([
             "G",
             "8 prompts: 32 steps",
@@ -653,8 +659,7 @@ fn learning(out: &mut Output, lab: &Lab) -> Result<Curves> {
                 cell(&reward_at(tokens, BUDGET)),
             ]);
         }
-        let gap = if first { "" } else { "\n" };
-        first = false;
+        let gap = if r == 0 { "" } else { "\n" };
         print!("{gap}{name}\n{table}");
     }
     println!(
@@ -702,11 +707,11 @@ fn silent_in_training(out: &mut Output, curves: &Curves) -> Result<()> {
         table.row([size.to_string(), a, b, c]);
         if [2, 8, 32].contains(&size) {
             let [measured, expected, pooled] = curves.map(|curve| {
-                let x = |k: usize| ((2 * k + 1) * EVERY / 2) as f64;
+                let x = |k: usize| ((2 * k + 1) * EVERY) as f64 / 2e3;
                 curve.into_iter().enumerate().map(|(k, y)| (x(k), y)).collect::<Vec<_>>()
             });
             panels.push(
-                Panel::new("sampled tokens", "share of silent groups")
+                Panel::new("thousands of sampled tokens", "share of silent groups")
                     .title(&format!("G = {size}"))
                     .y_range(0.0, 1.02)
                     .points(0, "measured", &measured)
