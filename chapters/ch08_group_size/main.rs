@@ -266,6 +266,7 @@ fn silent(out: &mut Output) -> Result<()> {
 
 fn signal(out: &mut Output) -> Result<()> {
     out.section(Kind::Exact, "signal", "Signal and noise, one prompt");
+    println!("chance of the right response: {:.3}\n", probabilities()[2]);
     let mut panels = Vec::new();
     for (name, rewards) in [("graded rewards", &GRADED), ("right or wrong", &VERIFIED)] {
         let expected: f64 = probabilities().iter().zip(rewards).map(|(p, r)| p * r).sum();
