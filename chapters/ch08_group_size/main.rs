@@ -82,17 +82,17 @@ fn main() -> cli::Outcome {
 /// Means of `trials` groups of rewards, each 1, −.5 or −1 with equal chance.
 fn group_means(group_size: usize, trials: usize, rng: &mut StdRng) -> Vec<f64> {
     let reward = |rng: &mut StdRng| [1.0, -0.5, -1.0][rng.random_range(0..3)];
-    let mean = |_| (0..group_size).map(|_| reward(rng)).sum::<f64>() / group_size as f64;
-    (0..trials).map(mean).collect()
+    let sum = |_| (0..group_size).map(|_| reward(rng)).sum::<f64>();
+    (0..trials).map(sum).map(|sum| sum / group_size as f64).collect()
 }
 
 /// Slope and constant of the straight line through (x, y) with the least squares.
 fn fit(points: &[(f64, f64)]) -> (f64, f64) {
-    let n = points.len() as f64;
-    let [x, y] = [points.iter().map(|p| p.0).sum::<f64>(), points.iter().map(|p| p.1).sum()];
-    let (x, y) = (x / n, y / n);
-    let slope = points.iter().map(|p| (p.0 - x) * (p.1 - y)).sum::<f64>()
-        / points.iter().map(|p| (p.0 - x).powi(2)).sum::<f64>();
+    let mean = |f: fn(f64, f64) -> f64| {
+        points.iter().map(|&(x, y)| f(x, y)).sum::<f64>() / points.len() as f64
+    };
+    let (x, y) = (mean(|x, _| x), mean(|_, y| y));
+    let slope = (mean(|x, y| x * y) - x * y) / (mean(|x, _| x * x) - x * x);
     (slope, y - slope * x)
 }
 // ANCHOR_END: baselines
@@ -122,16 +122,16 @@ fn baseline(out: &mut Output, seed: u64) -> Result<()> {
 /// probability: size! / (n₀! n₁! n₂! n₃!) · Π π(a)^nₐ. The order does not matter, which
 /// leaves 6,545 cases for 32 responses in place of 4³².
 fn outcomes(size: usize) -> Vec<([usize; 4], f64)> {
-    let probabilities = probabilities();
+    let log = probabilities().map(f64::ln);
     let log_factorial = |n: usize| (1..=n).map(|i| (i as f64).ln()).sum::<f64>();
     let mut all = Vec::new();
     for a in 0..=size {
         for b in 0..=size - a {
             for c in 0..=size - a - b {
                 let counts = [a, b, c, size - a - b - c];
-                let log = (0..4)
-                    .map(|k| counts[k] as f64 * probabilities[k].ln() - log_factorial(counts[k]));
-                all.push((counts, (log_factorial(size) + log.sum::<f64>()).exp()));
+                let log_share = |k: usize| counts[k] as f64 * log[k] - log_factorial(counts[k]);
+                let share = (0..4).map(log_share).sum::<f64>();
+                all.push((counts, (log_factorial(size) + share).exp()));
             }
         }
     }
@@ -149,8 +149,7 @@ fn moments(
     let probabilities = probabilities();
     let mut moments = Moments::default();
     for (counts, probability) in outcomes(size) {
-        let group = counts.iter().zip(rewards).flat_map(|(&n, &reward)| vec![reward; n]);
-        let advantages = advantages(&group.collect::<Vec<_>>())?;
+        let advantages = advantages(&group_of(&counts, rewards))?;
         let mut gradient = [0.0; 4];
         let mut first = 0;
         for k in 0..4 {
@@ -164,6 +163,11 @@ fn moments(
     Ok(moments)
 }
 // ANCHOR_END: moments
+
+/// The rewards of a group in which each response came up that often.
+fn group_of(counts: &[usize; 4], rewards: &[f64; 4]) -> Vec<f64> {
+    counts.iter().zip(rewards).flat_map(|(&n, &reward)| vec![reward; n]).collect()
+}
 
 /// The probabilities of the four responses.
 fn probabilities() -> [f64; 4] {
@@ -211,8 +215,8 @@ fn best_advantage(out: &mut Output) -> Result<()> {
     for size in GROUP_SIZES {
         let (mut mean, mut square) = (0.0, 0.0);
         for (counts, probability) in outcomes(size) {
-            let group = counts.iter().zip(GRADED).flat_map(|(&n, reward)| vec![reward; n]);
-            let advantages = group_relative(&group.collect::<Vec<_>>(), size, Scale::Unbiased)?;
+            let group = group_of(&counts, &GRADED);
+            let advantages = group_relative(&group, size, Scale::Unbiased)?;
             let best = advantages.into_iter().fold(f64::NEG_INFINITY, f64::max);
             mean += probability * best;
             square += probability * best * best;
@@ -317,7 +321,6 @@ fn signal(out: &mut Output) -> Result<()> {
     out.figure("signal", &figure)
 }
 
-// ANCHOR: plan
 /// What the answers are worth.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Reward {
@@ -334,14 +337,21 @@ enum Optimizer {
     Adam(f64),
 }
 
+// ANCHOR: plan
 /// How the tokens of a run are spent.
 #[derive(Debug, Clone, Copy)]
 struct Plan {
+    /// Graded, or right or wrong.
     reward: Reward,
+    /// Prompts in a step.
     prompts: usize,
+    /// G, answers to each prompt.
     group_size: usize,
+    /// What a centred reward is divided by.
     scale: Scale,
+    /// SGD or Adam, with the learning rate.
     optimizer: Optimizer,
+    /// Tokens to sample before the run ends.
     budget: usize,
 }
 // ANCHOR_END: plan
@@ -377,15 +387,15 @@ struct Point {
 // ANCHOR: roll_out
 /// Draws prompts, answers each `group_size` times, and compares within the groups.
 fn roll_out(world: &Bandit, policy: &Mlp, plan: &Plan, rng: &mut StdRng) -> Result<Rollout> {
-    let contexts = world.draw(plan.prompts, rng)?.in_groups(plan.group_size)?;
+    let Plan { prompts, group_size, scale, .. } = *plan;
+    let contexts = world.draw(prompts, rng)?.in_groups(group_size)?;
     let logits = policy.logits(&contexts.features)?.detach();
     let answers = sampling::sample(&logits, rng)?;
-    let old_log_probs = log_prob::of(&logits, &answers)?.unsqueeze(1)?;
+    let old = log_prob::of(&logits, &answers)?.unsqueeze(1)?;
     let rewards = world.rewards(&contexts, &answers)?;
     let tokens = answers.unsqueeze(1)?;
     let mask = tokens.ones_like()?.to_dtype(DType::U8)?;
-    let Plan { group_size, scale, .. } = *plan;
-    Rollout::new(contexts.features, tokens, mask, old_log_probs, rewards, group_size, scale)
+    Rollout::new(contexts.features, tokens, mask, old, rewards, group_size, scale)
 }
 // ANCHOR_END: roll_out
 
