@@ -22,6 +22,7 @@ pub struct Bandit {
 }
 
 /// A batch of decisions to take.
+#[derive(Clone)]
 pub struct Contexts {
     ids: Tensor,
     /// The features of each, (B, F).
@@ -42,6 +43,17 @@ impl Bandit {
         let rewards: Vec<f32> = (0..contexts * actions).map(|_| rng.random()).collect();
         let rewards = Tensor::from_vec(rewards, (contexts, actions), device)?;
         Ok(Self { features, rewards })
+    }
+
+    /// The same world with a reward that can be verified: 1 for the best action of a
+    /// context, 0 for all others. [`Bandit::values`] is then the chance to be right.
+    ///
+    /// # Errors
+    /// Passes on Candle's error.
+    pub fn verifiable(&self) -> Result<Self> {
+        let best = self.rewards.max_keepdim(1)?;
+        let rewards = self.rewards.broadcast_ge(&best)?.to_dtype(self.rewards.dtype())?;
+        Ok(Self { features: self.features.clone(), rewards })
     }
 
     /// `count` contexts, each as likely as any other.
@@ -93,6 +105,28 @@ impl Bandit {
 }
 
 impl Contexts {
+    /// Each context `group_size` times, one after the other: the rows of a group are
+    /// neighbours.
+    ///
+    /// # Errors
+    /// Passes on Candle's error.
+    ///
+    /// ```
+    /// use grpo::{env::bandit::Bandit, seed};
+    /// let mut rng = seed::rng(0);
+    /// let world = Bandit::random([5, 8, 10], &mut rng, &candle_core::Device::Cpu).unwrap();
+    /// let groups = world.draw(3, &mut rng).unwrap().in_groups(2).unwrap();
+    /// let rows = groups.features.to_vec2::<f32>().unwrap();
+    /// assert_eq!((rows.len(), &rows[0]), (6, &rows[1]));
+    /// ```
+    pub fn in_groups(&self, group_size: usize) -> Result<Self> {
+        let rows = 0..self.ids.elem_count() as u32;
+        let rows: Vec<u32> = rows.flat_map(|row| vec![row; group_size]).collect();
+        let rows = Tensor::new(rows, self.ids.device())?;
+        let take = |table: &Tensor| table.index_select(&rows, 0);
+        Ok(Self { ids: take(&self.ids)?, features: take(&self.features)? })
+    }
+
     /// One number for each context in the batch, out of a table (C) of them.
     ///
     /// # Errors
