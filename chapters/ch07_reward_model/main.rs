@@ -237,7 +237,13 @@ fn objective(kl_coef: f64) -> Objective {
     }
 }
 
-fn sample(lab: &Lab, policy: &Mlp, method: Method, world: &Bandit, rng: &mut StdRng) -> Result<Rollout> {
+fn sample(
+    lab: &Lab,
+    policy: &Mlp,
+    method: Method,
+    world: &Bandit,
+    rng: &mut StdRng,
+) -> Result<Rollout> {
     let (size, scale) = match method {
         Method::Reinforce | Method::Ppo => (1, Scale::None),
         Method::Rloo => (GROUP_SIZE, Scale::None),
@@ -266,7 +272,14 @@ fn policy_device(policy: &Mlp) -> &Device {
     policy.variables().values().next().map_or(&Device::Cpu, |v| v.device())
 }
 
-fn train(lab: &Lab, method: Method, kl_coef: f64, steps: usize, seed: u64, mut watch: impl FnMut(usize, &Mlp, &Rollout) -> Result<()>) -> Result<Mlp> {
+fn train(
+    lab: &Lab,
+    method: Method,
+    kl_coef: f64,
+    steps: usize,
+    seed: u64,
+    mut watch: impl FnMut(usize, &Mlp, &Rollout) -> Result<()>,
+) -> Result<Mlp> {
     let mut rng = seed::stream(seed, &[8]);
     let policy = lab.sft.copy()?;
     let verified = lab.world.verifiable()?;
@@ -275,7 +288,8 @@ fn train(lab: &Lab, method: Method, kl_coef: f64, steps: usize, seed: u64, mut w
     let ppo = Ppo { objective: objective(kl_coef), gamma: 1.0, lambda: 0.95, value_coef: 0.5 };
     let mut variables = policy.variables().clone();
     if method == Method::Ppo {
-        variables.extend(critic.variables().iter().map(|(n, v)| (format!("critic.{n}"), v.clone())));
+        variables
+            .extend(critic.variables().iter().map(|(n, v)| (format!("critic.{n}"), v.clone())));
     }
     let mut optimizer = adam(&variables)?;
     let epochs = if matches!(method, Method::Reinforce | Method::Rloo) { 1 } else { 2 };
@@ -286,12 +300,24 @@ fn train(lab: &Lab, method: Method, kl_coef: f64, steps: usize, seed: u64, mut w
             let values = critic.logits(&rollout.prompts)?;
             let estimates = ppo.estimate(&rollout, &values)?.whitened(&rollout.mask)?;
             for _ in 0..epochs {
-                let (loss, _) = ppo.loss(&rollout, &estimates, &score(&policy, &rollout)?.log_probs, &critic.logits(&rollout.prompts)?)?;
+                let (loss, _) = ppo.loss(
+                    &rollout,
+                    &estimates,
+                    &score(&policy, &rollout)?.log_probs,
+                    &critic.logits(&rollout.prompts)?,
+                )?;
                 optimizer.step(&gradients::of(&loss, &variables)?)?;
             }
         } else {
             let steps = Steps { epochs, max_norm: f64::INFINITY };
-            update(|r| score(&policy, r), policy.variables(), &mut optimizer, &rollout, &ppo.objective, steps)?;
+            update(
+                |r| score(&policy, r),
+                policy.variables(),
+                &mut optimizer,
+                &rollout,
+                &ppo.objective,
+                steps,
+            )?;
         }
     }
     Ok(policy)
@@ -303,10 +329,16 @@ fn train_dpo(lab: &Lab, beta: f64, steps: usize, seed: u64) -> Result<Mlp> {
     let mut optimizer = adam(policy.variables())?;
     for _ in 0..steps {
         let pairs = lab.pairs.draw(BATCH, &mut rng)?;
-        let of = |policy: &Mlp, tokens: &Tensor| log_prob::of(&policy.logits(&pairs.contexts.features)?, tokens);
+        let of = |policy: &Mlp, tokens: &Tensor| {
+            log_prob::of(&policy.logits(&pairs.contexts.features)?, tokens)
+        };
         let (chosen, rejected) = (of(&policy, &pairs.chosen)?, of(&policy, &pairs.rejected)?);
         let (rc, rr) = (of(&lab.sft, &pairs.chosen)?, of(&lab.sft, &pairs.rejected)?);
-        let loss = dpo::loss(Pairs { chosen: &chosen, rejected: &rejected }, Pairs { chosen: &rc, rejected: &rr }, beta)?;
+        let loss = dpo::loss(
+            Pairs { chosen: &chosen, rejected: &rejected },
+            Pairs { chosen: &rc, rejected: &rr },
+            beta,
+        )?;
         optimizer.step(&gradients::of(&loss, policy.variables())?)?;
     }
     Ok(policy)
@@ -317,37 +349,71 @@ fn optimum(lab: &Lab, beta: f64) -> Result<[f64; 3]> {
     let reference = lab.sft.logits(&lab.world.features)?.detach();
     let logits = (&reference + (&lab.judged.rewards / beta)?)?;
     let p = softmax(&logits, D::Minus1)?;
-    let mean = |t: &Tensor| -> Result<f64> { Ok(f64::from((&p * t)?.sum(1)?.mean_all()?.to_scalar::<f32>()?)) };
+    let mean = |t: &Tensor| -> Result<f64> {
+        Ok(f64::from((&p * t)?.sum(1)?.mean_all()?.to_scalar::<f32>()?))
+    };
     let kl = kl::exact_policy_ref(&logits, &reference)?.mean_all()?.to_scalar::<f32>()?;
     Ok([mean(&lab.world.rewards)?, mean(&lab.judged.rewards)?, f64::from(kl)])
 }
 
 fn explore(run: &RunArgs, seeds: u64) -> Result<()> {
-    let ms = |x: &[f64]| { let (m, s) = report::mean_std(x); format!("{m:.3}±{s:.3}") };
+    let ms = |x: &[f64]| {
+        let (m, s) = report::mean_std(x);
+        format!("{m:.3}±{s:.3}")
+    };
     for teacher in [Teacher::Good, Teacher::Mediocre] {
         for n in [50usize, 100, 200, 1000] {
             let t = std::time::Instant::now();
-            let labs = seed::over_seeds(seeds, |s| Lab::new(teacher, n, run.seed + s, &run.device))?;
-            let sft: Vec<Measured> = labs.iter().map(|l| l.measure(&l.sft)).collect::<Result<_>>()?;
-            let best: Vec<f64> = labs.iter().map(|l| l.world.best_reward()).collect::<Result<_>>()?;
-            println!("{teacher:?} n={n} sft {} greedy {} best {} ({:?})", ms(&sft.iter().map(|m| m.reward).collect::<Vec<_>>()), ms(&sft.iter().map(|m| m.greedy).collect::<Vec<_>>()), ms(&best), t.elapsed());
+            let labs =
+                seed::over_seeds(seeds, |s| Lab::new(teacher, n, run.seed + s, &run.device))?;
+            let sft: Vec<Measured> =
+                labs.iter().map(|l| l.measure(&l.sft)).collect::<Result<_>>()?;
+            let best: Vec<f64> =
+                labs.iter().map(|l| l.world.best_reward()).collect::<Result<_>>()?;
+            println!(
+                "{teacher:?} n={n} sft {} greedy {} best {} ({:?})",
+                ms(&sft.iter().map(|m| m.reward).collect::<Vec<_>>()),
+                ms(&sft.iter().map(|m| m.greedy).collect::<Vec<_>>()),
+                ms(&best),
+                t.elapsed()
+            );
             for beta in [10.0, 3.0, 2.0, 1.0, 0.7, 0.5, 0.3, 0.2, 0.1, 0.03] {
-                let o: Vec<[f64; 3]> = labs.iter().map(|l| optimum(l, beta)).collect::<Result<_>>()?;
+                let o: Vec<[f64; 3]> =
+                    labs.iter().map(|l| optimum(l, beta)).collect::<Result<_>>()?;
                 let c = |i: usize| ms(&o.iter().map(|x| x[i]).collect::<Vec<_>>());
                 println!("   beta {beta}: true {} judged {} kl {}", c(0), c(1), c(2));
             }
-            if n != 200 && n != 100 { continue; }
-            for kl_coef in [0.05, 0.2, 0.5] {
-            for method in [Method::Reinforce, Method::Rloo, Method::Ppo, Method::Grpo, Method::Verified, Method::Dpo] {
-                let t = std::time::Instant::now();
-                let m = seed::over_seeds(seeds, |s| {
-                    let lab = &Lab::new(teacher, n, run.seed + s, &run.device)?;
-                    let p = match method { Method::Dpo => train_dpo(lab, kl_coef, STEPS, s)?, m => train(lab, m, kl_coef, STEPS, s, |_, _, _| Ok(()))? };
-                    lab.measure(&p)
-                })?;
-                let c = |f: fn(&Measured) -> f64| ms(&m.iter().map(f).collect::<Vec<_>>());
-                println!("   b={kl_coef} {method:?} true {} greedy {} judged {} kl {} ({:?})", c(|m| m.reward), c(|m| m.greedy), c(|m| m.judged), c(|m| m.kl), t.elapsed());
+            if n != 200 && n != 100 {
+                continue;
             }
+            for kl_coef in [0.05, 0.2, 0.5] {
+                for method in [
+                    Method::Reinforce,
+                    Method::Rloo,
+                    Method::Ppo,
+                    Method::Grpo,
+                    Method::Verified,
+                    Method::Dpo,
+                ] {
+                    let t = std::time::Instant::now();
+                    let m = seed::over_seeds(seeds, |s| {
+                        let lab = &Lab::new(teacher, n, run.seed + s, &run.device)?;
+                        let p = match method {
+                            Method::Dpo => train_dpo(lab, kl_coef, STEPS, s)?,
+                            m => train(lab, m, kl_coef, STEPS, s, |_, _, _| Ok(()))?,
+                        };
+                        lab.measure(&p)
+                    })?;
+                    let c = |f: fn(&Measured) -> f64| ms(&m.iter().map(f).collect::<Vec<_>>());
+                    println!(
+                        "   b={kl_coef} {method:?} true {} greedy {} judged {} kl {} ({:?})",
+                        c(|m| m.reward),
+                        c(|m| m.greedy),
+                        c(|m| m.judged),
+                        c(|m| m.kl),
+                        t.elapsed()
+                    );
+                }
             }
         }
     }
