@@ -9,7 +9,14 @@
 //!
 //! Left out: noise in the rewards. Sampling actions is noise enough.
 
-use crate::{Result, policy::Policy, seed};
+use crate::{
+    Result,
+    advantage::Scale,
+    log_prob::{self, Scores},
+    policy::Policy,
+    rollout::Rollout,
+    sampling, seed,
+};
 use candle_core::{D, DType, Device, Tensor};
 use rand::{Rng, rngs::StdRng};
 
@@ -24,7 +31,8 @@ pub struct Bandit {
 /// A batch of decisions to take.
 #[derive(Clone)]
 pub struct Contexts {
-    ids: Tensor,
+    /// Which contexts, (B).
+    pub ids: Tensor,
     /// The features of each, (B, F).
     pub features: Tensor,
 }
@@ -103,6 +111,43 @@ impl Bandit {
         Ok(self.rewards.max(1)?.mean_all()?.to_dtype(DType::F64)?.to_scalar()?)
     }
 }
+
+// ANCHOR: roll_out
+/// Lets the policy answer every context once and compares the rewards within groups of
+/// `group_size` neighbours: see [`Contexts::in_groups`]. `judge` says what an answer is
+/// worth. An answer is a completion of one token.
+///
+/// # Errors
+/// Passes on those of `judge` and of [`Rollout::new`].
+pub fn roll_out(
+    policy: &impl Policy,
+    contexts: &Contexts,
+    group_size: usize,
+    scale: Scale,
+    judge: impl Fn(&Contexts, &Tensor) -> Result<Vec<f64>>,
+    rng: &mut StdRng,
+) -> Result<Rollout> {
+    let logits = policy.logits(&contexts.features)?.detach();
+    let answers = sampling::sample(&logits, rng)?;
+    let old_log_probs = log_prob::of(&logits, &answers)?.unsqueeze(1)?;
+    let rewards = judge(contexts, &answers)?;
+    let tokens = answers.unsqueeze(1)?;
+    let mask = Tensor::ones(tokens.shape(), DType::U8, tokens.device())?;
+    let prompts = contexts.features.clone();
+    Rollout::new(prompts, tokens, mask, old_log_probs, rewards, group_size, scale)
+}
+
+/// What the policy now says about the answers of a rollout.
+///
+/// # Errors
+/// When the policy does not read the features of the rollout.
+pub fn score(policy: &impl Policy, rollout: &Rollout) -> Result<Scores> {
+    let logits = policy.logits(&rollout.prompts)?;
+    let log_probs = log_prob::of(&logits, &rollout.tokens.squeeze(1)?)?.unsqueeze(1)?;
+    let entropy = log_prob::entropy(&logits, 1.0)?.unsqueeze(1)?;
+    Ok(Scores { log_probs, entropy: Some(entropy) })
+}
+// ANCHOR_END: roll_out
 
 impl Contexts {
     /// Each context `group_size` times, one after the other: the rows of a group are
