@@ -428,7 +428,7 @@ fn train_all(seed: u64, device: &Device) -> Result<Vec<Vec<Learnt>>> {
 
 fn learning(out: &mut Output, run: &RunArgs) -> Result<()> {
     out.section(Kind::Trained, "learning", "A policy that learns to say 42");
-    let runs = train_all(run.seed + 1, &run.device)?;
+    let runs = train_all(run.seed * SEEDS + 1, &run.device)?;
     let curves: Vec<Vec<Vec<f64>>> =
         runs.iter().map(|runs| runs.iter().map(|run| run.rewards.clone()).collect()).collect();
     let mut table =

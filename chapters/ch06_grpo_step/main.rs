@@ -560,7 +560,7 @@ fn settings(epochs: usize, loss: Loss, learning_rate: f64) -> Settings {
 
 /// Every record of every seed.
 fn over_seeds(world: &Bandit, settings: Settings, run: &RunArgs) -> Result<Vec<Vec<Record>>> {
-    seed::over_seeds(SEEDS, |seed| train(world, settings, run.seed + 1 + seed, &run.device))
+    seed::over_seeds(SEEDS, |seed| train(world, settings, 1 + run.seed * SEEDS + seed, &run.device))
 }
 
 /// Mean and standard deviation over seeds of a number of the records at `rollout`.

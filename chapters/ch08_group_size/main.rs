@@ -493,7 +493,7 @@ impl Lab {
     fn train(&self, plan: &Plan) -> Result<Vec<Vec<Point>>> {
         seed::over_seeds(self.seeds, |seed| {
             let world = self.world(plan.reward, seed)?;
-            train(&world, plan, self.run.seed + seed, &self.run.device)
+            train(&world, plan, self.run.seed * self.seeds + seed, &self.run.device)
         })
     }
 }
@@ -561,7 +561,7 @@ fn measured_signal(lab: &Lab, reward: Reward, scale: Scale) -> Result<Vec<f64>> 
         let plan = Plan { prompts: 1, scale, ..Plan::fixed_prompts(reward, group_size) };
         let all = seed::over_seeds(lab.seeds, |seed| {
             let world = lab.world(reward, seed)?;
-            let mut rng = seed::stream(lab.run.seed + seed, &[2]);
+            let mut rng = seed::stream(lab.run.seed * lab.seeds + seed, &[2]);
             let [_, features, tokens] = WORLD;
             let shape = [features, HIDDEN, tokens];
             let policy = Mlp::new(shape, &mut rng, DType::F32, &lab.run.device)?;
