@@ -61,7 +61,8 @@ impl Ppo {
         let (mut advantages, mut returns) = (Vec::new(), Vec::new());
         for ((row, length), reward) in rows.into_iter().zip(lengths).zip(&rollout.rewards) {
             let (width, last) = (row.len(), length as usize - 1);
-            let rewards: Vec<f64> = (0..=last).map(|t| if t == last { *reward } else { 0.0 }).collect();
+            let rewards: Vec<f64> =
+                (0..=last).map(|t| if t == last { *reward } else { 0.0 }).collect();
             let done: Vec<bool> = (0..=last).map(|t| t == last).collect();
             let values: Vec<f64> = row.into_iter().take(last + 1).chain([0.0]).collect();
             let gae = gae(&rewards, &values, &done, self.gamma, self.lambda)?;
@@ -101,7 +102,8 @@ impl Ppo {
             ref_log_probs: reference.as_ref(),
             ..Batch::new(&log_probs, &advantages, &mask)
         };
-        let objective = Objective { aggregation: crate::objective::Aggregation::TokenMean, ..self.objective };
+        let objective =
+            Objective { aggregation: crate::objective::Aggregation::TokenMean, ..self.objective };
         let (policy, metrics) = objective.loss(&batch)?;
         let critic = value_loss(values, &estimates.returns, &rollout.mask)?;
         Ok(((policy + (critic * self.value_coef)?)?, metrics))
