@@ -59,14 +59,14 @@ const KL_COEF: f64 = KL_COEFS[1];
 struct Args {
     #[command(flatten)]
     run: RunArgs,
-    /// Three seeds in place of ten
+    /// Two seeds in place of ten
     #[arg(long)]
     quick: bool,
 }
 
 fn main() -> cli::Outcome {
     let args: Args = cli::parse();
-    let seeds = if args.quick { 3 } else { 10 };
+    let seeds = if args.quick { 2 } else { 10 };
     let mut out = args.run.output("ch07_reward_model")?;
     worked_numbers(&mut out, &args.run.device)?;
     let labs = |teacher, comparisons| {
@@ -278,6 +278,8 @@ impl Lab {
 struct Measured {
     /// Expected true reward.
     reward: f64,
+    /// What is missing from the best possible reward.
+    regret: f64,
     /// True reward of always giving the likeliest answer.
     greedy: f64,
     /// Expected true reward, if the reward model were right.
@@ -285,6 +287,7 @@ struct Measured {
     /// KL from the SFT policy, mean over contexts.
     kl: f64,
 }
+// ANCHOR_END: measure
 
 impl Measured {
     fn new(lab: &Lab, policy: &Mlp) -> Result<Self> {
@@ -301,15 +304,16 @@ impl Measured {
         let mean = |table: &Tensor| number((&probabilities * table)?.sum(1)?);
         let greedy = lab.world.rewards.gather(&logits.argmax_keepdim(1)?, 1)?;
         let start = lab.world.expected_reward(&lab.sft)?;
+        let reward = mean(&lab.world.rewards)?;
         Ok(Self {
-            reward: mean(&lab.world.rewards)?,
+            reward,
+            regret: lab.world.best_reward()? - reward,
             greedy: number(greedy)?,
             promised: start + lab.unit * mean(&lab.judged.rewards)?,
             kl: number(kl::exact_policy_ref(&logits, &lab.sft.logits(&lab.world.features)?)?)?,
         })
     }
 }
-// ANCHOR_END: measure
 
 /// "mean ± standard deviation" of one number of each seed.
 fn cell(measured: &[Measured], number: impl Fn(&Measured) -> f64) -> String {
@@ -452,58 +456,6 @@ fn judges(out: &mut Output, labs: &[Lab]) -> Result<()> {
     Ok(())
 }
 
-// ANCHOR: method
-/// Six ways from the SFT policy to a better one.
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Method {
-    Reinforce,
-    Rloo,
-    Ppo,
-    Grpo,
-    /// GRPO with a reward of 1 for the best token and 0 for all others.
-    Verified,
-    Dpo,
-}
-
-impl Method {
-    const ALL: [(Self, &str); 6] = [
-        (Self::Reinforce, "REINFORCE"),
-        (Self::Rloo, "RLOO"),
-        (Self::Ppo, "PPO"),
-        (Self::Grpo, "GRPO"),
-        (Self::Dpo, "DPO"),
-        (Self::Verified, "GRPO, verified"),
-    ];
-
-    /// Answers to each prompt, and what their centred rewards are divided by.
-    fn groups(self) -> (usize, Scale) {
-        match self {
-            Self::Reinforce | Self::Ppo => (1, Scale::None),
-            Self::Rloo => (GROUP_SIZE, Scale::None),
-            Self::Grpo | Self::Verified | Self::Dpo => (GROUP_SIZE, Scale::Population),
-        }
-    }
-
-    /// Gradient steps on each batch of samples.
-    fn epochs(self) -> usize {
-        if matches!(self, Self::Reinforce | Self::Rloo) { 1 } else { EPOCHS }
-    }
-
-    /// Advantages in place of the group-relative ones.
-    fn advantages(self, rewards: &[f64]) -> Result<Option<Vec<f64>>> {
-        Ok(match self {
-            Self::Reinforce => Some(rewards.to_vec()),
-            Self::Rloo => {
-                let groups = advantage::groups(rewards, GROUP_SIZE)?;
-                let each = groups.map(advantage::leave_one_out).collect::<Result<Vec<_>>>()?;
-                Some(each.concat())
-            }
-            Self::Ppo | Self::Grpo | Self::Verified | Self::Dpo => None,
-        })
-    }
-}
-// ANCHOR_END: method
-
 // ANCHOR: sample
 /// One rollout of `BATCH` tokens, with the SFT policy as the reference.
 fn sample(
@@ -560,65 +512,6 @@ fn train(
 }
 // ANCHOR_END: train
 
-// ANCHOR: train_ppo
-/// The same with a critic: two networks, one optimiser.
-fn train_ppo(lab: &Lab, kl_coef: f64) -> Result<Mlp> {
-    let mut rng = seed::stream(lab.seed, &[8]);
-    let policy = lab.sft.copy()?;
-    let critic = critic(lab.device(), &mut rng)?;
-    let mut variables = policy.variables().clone();
-    variables.extend(critic.variables().iter().map(|(n, v)| (format!("critic.{n}"), v.clone())));
-    let mut optimizer = adam(&variables)?;
-    let ppo = Ppo { objective: objective(kl_coef), gamma: 1.0, lambda: 0.95, value_coef: 0.5 };
-    for _ in 0..POLICY_STEPS {
-        let rollout = sample(lab, &policy, Method::Ppo, &lab.judged, &mut rng)?;
-        let values = critic.logits(&rollout.prompts)?;
-        let estimates = ppo.estimate(&rollout, &values)?.whitened(&rollout.mask)?;
-        for _ in 0..EPOCHS {
-            let log_probs = score(&policy, &rollout)?.log_probs;
-            let values = critic.logits(&rollout.prompts)?;
-            let (loss, _) = ppo.loss(&rollout, &estimates, &log_probs, &values)?;
-            optimizer.step(&gradients::of(&loss, &variables)?)?;
-        }
-    }
-    Ok(policy)
-}
-// ANCHOR_END: train_ppo
-
-/// V(s): reads the features of a prompt, says one number.
-fn critic(device: &Device, rng: &mut StdRng) -> Result<Mlp> {
-    Mlp::new([WORLD[1], HIDDEN, 1], rng, DType::F32, device)
-}
-
-// ANCHOR: train_dpo
-/// Learns from the comparisons themselves. Nothing is sampled.
-fn train_dpo(lab: &Lab, beta: f64) -> Result<Mlp> {
-    let mut rng = seed::stream(lab.seed, &[9]);
-    let policy = lab.sft.copy()?;
-    let mut optimizer = adam(policy.variables())?;
-    for _ in 0..POLICY_STEPS * EPOCHS {
-        let pairs = lab.pairs.draw(BATCH, &mut rng)?;
-        let say = |policy: &Mlp| -> Result<[Tensor; 2]> {
-            let logits = policy.logits(&pairs.contexts.features)?;
-            Ok([log_prob::of(&logits, &pairs.chosen)?, log_prob::of(&logits, &pairs.rejected)?])
-        };
-        let ([chosen, rejected], [ref_chosen, ref_rejected]) = (say(&policy)?, say(&lab.sft)?);
-        let reference = Pairs { chosen: &ref_chosen, rejected: &ref_rejected };
-        let loss = dpo::loss(Pairs { chosen: &chosen, rejected: &rejected }, reference, beta)?;
-        optimizer.step(&gradients::of(&loss, policy.variables())?)?;
-    }
-    Ok(policy)
-}
-// ANCHOR_END: train_dpo
-
-fn train_by(lab: &Lab, method: Method, kl_coef: f64) -> Result<Mlp> {
-    match method {
-        Method::Ppo => train_ppo(lab, kl_coef),
-        Method::Dpo => train_dpo(lab, kl_coef),
-        _ => train(lab, method, kl_coef, |_, _| Ok(())),
-    }
-}
-
 /// Trains in every lab and measures the result.
 fn in_all(labs: &[Lab], run: impl Fn(&Lab) -> Result<Mlp> + Sync) -> Result<Vec<Measured>> {
     seed::over_seeds(labs.len() as u64, |i| {
@@ -630,15 +523,12 @@ fn in_all(labs: &[Lab], run: impl Fn(&Lab) -> Result<Mlp> + Sync) -> Result<Vec<
 fn sharpening(out: &mut Output, easy: &[Lab], hard: &[Lab]) -> Result<()> {
     out.section(Kind::Trained, "grpo", "GRPO against the reward model, and against the truth");
     let bar = report::progress(4, "training");
-    let mut table = Table::new(["teacher", "policy", "sampled", "greedy", "KL"]);
+    let mut table = Table::new(["teacher", "policy", "true reward", "regret", "greedy", "KL"]);
     for (name, labs) in [("good", easy), ("mediocre", hard)] {
         let mut row = |policy: &str, measured: &[Measured]| {
-            let [sampled, greedy, kl] = [
-                cell(measured, |m| m.reward),
-                cell(measured, |m| m.greedy),
-                cell(measured, |m| m.kl),
-            ];
-            table.row([name.into(), policy.into(), sampled, greedy, kl]);
+            let [reward, regret] = [cell(measured, |m| m.reward), cell(measured, |m| m.regret)];
+            let [greedy, kl] = [cell(measured, |m| m.greedy), cell(measured, |m| m.kl)];
+            table.row([name.into(), policy.into(), reward, regret, greedy, kl]);
             bar.inc(1);
         };
         row("SFT", &in_all(labs, |lab| lab.sft.copy())?);
@@ -648,7 +538,7 @@ fn sharpening(out: &mut Output, easy: &[Lab], hard: &[Lab]) -> Result<()> {
     }
     bar.finish_and_clear();
     let best = labs_best(hard)?;
-    print!("{table}\nexact true reward, mean ± standard deviation of {} seeds; ", hard.len());
+    print!("{table}\nexact, mean ± standard deviation of {} seeds; ", hard.len());
     println!("best possible {best:.2}");
     Ok(())
 }
@@ -743,9 +633,10 @@ fn over_optimisation(out: &mut Output, labs: [&[Lab]; 3]) -> Result<()> {
         .title(&format!("{USUAL} comparisons"))
         .line(1, "promised", &points(&curves[1], 2))
         .line(0, "true", &points(&curves[1], 1));
-    let mut right = Panel::new("KL from the SFT policy, nats", "true reward").title("true reward");
+    let mut right =
+        Panel::new("KL from the SFT policy, nats", "true reward").title("by comparisons");
     for (i, (count, curve)) in COMPARISONS.iter().zip(&curves).enumerate() {
-        let label = format!("{count} comparisons");
+        let label = count.to_string();
         right = right.line([3, 0, 2][i], &label, &points(curve, 1));
     }
     let figure = Figure::new(
@@ -760,6 +651,115 @@ fn over_optimisation(out: &mut Output, labs: [&[Lab]; 3]) -> Result<()> {
         curve.iter().map(move |point| [count as f64, point[0], point[1], point[2]])
     });
     out.csv("over_optimisation", ["comparisons", "kl", "reward", "promised"], rows)
+}
+
+/// Six ways from the SFT policy to a better one.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Method {
+    Reinforce,
+    Rloo,
+    Ppo,
+    Grpo,
+    /// GRPO with a reward of 1 for the best token and 0 for all others.
+    Verified,
+    Dpo,
+}
+
+impl Method {
+    const ALL: [(Self, &str); 6] = [
+        (Self::Reinforce, "REINFORCE"),
+        (Self::Rloo, "RLOO"),
+        (Self::Ppo, "PPO"),
+        (Self::Grpo, "GRPO"),
+        (Self::Dpo, "DPO"),
+        (Self::Verified, "GRPO, verified"),
+    ];
+
+    /// Answers to each prompt, and what their centred rewards are divided by.
+    fn groups(self) -> (usize, Scale) {
+        match self {
+            Self::Reinforce | Self::Ppo => (1, Scale::None),
+            Self::Rloo => (GROUP_SIZE, Scale::None),
+            Self::Grpo | Self::Verified | Self::Dpo => (GROUP_SIZE, Scale::Population),
+        }
+    }
+
+    /// Gradient steps on each batch of samples.
+    fn epochs(self) -> usize {
+        if matches!(self, Self::Reinforce | Self::Rloo) { 1 } else { EPOCHS }
+    }
+
+    /// Advantages in place of the group-relative ones.
+    fn advantages(self, rewards: &[f64]) -> Result<Option<Vec<f64>>> {
+        Ok(match self {
+            Self::Reinforce => Some(rewards.to_vec()),
+            Self::Rloo => {
+                let groups = advantage::groups(rewards, GROUP_SIZE)?;
+                let each = groups.map(advantage::leave_one_out).collect::<Result<Vec<_>>>()?;
+                Some(each.concat())
+            }
+            Self::Ppo | Self::Grpo | Self::Verified | Self::Dpo => None,
+        })
+    }
+}
+
+// ANCHOR: train_ppo
+/// The same with a critic: two networks, one optimiser.
+fn train_ppo(lab: &Lab, kl_coef: f64) -> Result<Mlp> {
+    let mut rng = seed::stream(lab.seed, &[8]);
+    let policy = lab.sft.copy()?;
+    let critic = critic(lab.device(), &mut rng)?;
+    let mut variables = policy.variables().clone();
+    variables.extend(critic.variables().iter().map(|(n, v)| (format!("critic.{n}"), v.clone())));
+    let mut optimizer = adam(&variables)?;
+    let ppo = Ppo { objective: objective(kl_coef), gamma: 1.0, lambda: 0.95, value_coef: 0.5 };
+    for _ in 0..POLICY_STEPS {
+        let rollout = sample(lab, &policy, Method::Ppo, &lab.judged, &mut rng)?;
+        let values = critic.logits(&rollout.prompts)?;
+        let estimates = ppo.estimate(&rollout, &values)?.whitened(&rollout.mask)?;
+        for _ in 0..EPOCHS {
+            let log_probs = score(&policy, &rollout)?.log_probs;
+            let values = critic.logits(&rollout.prompts)?;
+            let (loss, _) = ppo.loss(&rollout, &estimates, &log_probs, &values)?;
+            optimizer.step(&gradients::of(&loss, &variables)?)?;
+        }
+    }
+    Ok(policy)
+}
+// ANCHOR_END: train_ppo
+
+/// V(s): reads the features of a prompt, says one number.
+fn critic(device: &Device, rng: &mut StdRng) -> Result<Mlp> {
+    Mlp::new([WORLD[1], HIDDEN, 1], rng, DType::F32, device)
+}
+
+// ANCHOR: train_dpo
+/// Learns from the comparisons themselves. Nothing is sampled.
+fn train_dpo(lab: &Lab, beta: f64) -> Result<Mlp> {
+    let mut rng = seed::stream(lab.seed, &[9]);
+    let policy = lab.sft.copy()?;
+    let mut optimizer = adam(policy.variables())?;
+    for _ in 0..POLICY_STEPS * EPOCHS {
+        let pairs = lab.pairs.draw(BATCH, &mut rng)?;
+        let say = |policy: &Mlp| -> Result<[Tensor; 2]> {
+            let logits = policy.logits(&pairs.contexts.features)?;
+            Ok([log_prob::of(&logits, &pairs.chosen)?, log_prob::of(&logits, &pairs.rejected)?])
+        };
+        let ([chosen, rejected], [ref_chosen, ref_rejected]) = (say(&policy)?, say(&lab.sft)?);
+        let reference = Pairs { chosen: &ref_chosen, rejected: &ref_rejected };
+        let loss = dpo::loss(Pairs { chosen: &chosen, rejected: &rejected }, reference, beta)?;
+        optimizer.step(&gradients::of(&loss, policy.variables())?)?;
+    }
+    Ok(policy)
+}
+// ANCHOR_END: train_dpo
+
+fn train_by(lab: &Lab, method: Method, kl_coef: f64) -> Result<Mlp> {
+    match method {
+        Method::Ppo => train_ppo(lab, kl_coef),
+        Method::Dpo => train_dpo(lab, kl_coef),
+        _ => train(lab, method, kl_coef, |_, _| Ok(())),
+    }
 }
 
 /// Numbers held in memory: trained, and only read.
