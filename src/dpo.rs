@@ -36,6 +36,7 @@ pub fn implicit_reward(log_probs: &Tensor, ref_log_probs: &Tensor, beta: f64) ->
     ensure!(beta > 0.0 && beta.is_finite(), "beta is {beta}; it must be above 0");
     Ok(((log_probs - ref_log_probs.detach())? * beta)?)
 }
+// ANCHOR_END: implicit_reward
 
 /// −log σ(β [(log π_w − log π_ref,w) − (log π_l − log π_ref,l)]), the mean over pairs: a
 /// scalar with a gradient to `policy` alone.
@@ -52,9 +53,10 @@ pub fn implicit_reward(log_probs: &Tensor, ref_log_probs: &Tensor, beta: f64) ->
 /// let loss = dpo::loss(policy, reference, 0.1).unwrap().to_scalar::<f64>().unwrap();
 /// assert!((loss - 0.6588).abs() < 1e-4); // −log σ(0.1 · (0.2 + 0.5))
 /// ```
+// ANCHOR: loss
 pub fn loss(policy: Pairs, reference: Pairs, beta: f64) -> Result<Tensor> {
     let chosen = implicit_reward(policy.chosen, reference.chosen, beta)?;
     let rejected = implicit_reward(policy.rejected, reference.rejected, beta)?;
     reward_model::loss(&chosen, &rejected)
 }
-// ANCHOR_END: implicit_reward
+// ANCHOR_END: loss

@@ -112,7 +112,6 @@ impl Bandit {
     }
 }
 
-// ANCHOR: roll_out
 /// Lets the policy answer every context once and compares the rewards within groups of
 /// `group_size` neighbours: see [`Contexts::in_groups`]. `judge` says what an answer is
 /// worth. An answer is a completion of one token.
@@ -147,7 +146,6 @@ pub fn score(policy: &impl Policy, rollout: &Rollout) -> Result<Scores> {
     let entropy = log_prob::entropy(&logits, 1.0)?.unsqueeze(1)?;
     Ok(Scores { log_probs, entropy: Some(entropy) })
 }
-// ANCHOR_END: roll_out
 
 impl Contexts {
     /// Each context `group_size` times, one after the other: the rows of a group are
