@@ -3,6 +3,7 @@
 //! Each module holds one concept and imports only from the floors below it:
 //!
 //! ```text
+//! env                                    worlds to act in
 //! log_prob · sampling · policy           tensors begin here
 //! gradients · variables                  training steps, and what they train
 //! advantage                              plain numbers
@@ -18,6 +19,7 @@
 pub mod advantage;
 pub mod cli;
 pub mod device;
+pub mod env;
 pub mod gradients;
 pub mod log_prob;
 pub mod plot;
