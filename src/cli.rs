@@ -33,6 +33,25 @@ impl RunArgs {
     }
 }
 
+/// What `main` returns: nothing, or an error that ends the program with exit code 1.
+pub type Outcome = std::result::Result<(), Failure>;
+
+/// An error on its way to the terminal: `Error: what: why`, and never a backtrace,
+/// because what a reader caused needs a sentence and not a stack.
+pub struct Failure(anyhow::Error);
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self(error)
+    }
+}
+
+impl std::fmt::Debug for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:#}", self.0)
+    }
+}
+
 /// Parses a chapter's arguments. A wrong one ends the program with exit code 2 and a
 /// message that names it; `… | head` ends it quietly.
 pub fn parse<T: clap::Parser>() -> T {

@@ -22,6 +22,7 @@ pub mod device;
 pub mod env;
 pub mod gradients;
 pub mod log_prob;
+pub mod memory;
 pub mod plot;
 pub mod policy;
 pub mod report;

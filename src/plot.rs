@@ -391,6 +391,10 @@ fn draw(area: &Area<'_>, panel: &Panel) -> Result<()> {
         .y_label_area_size(58)
         .build_cartesian_2d(x0..x1, y0..y1)?;
     draw_axes(&mut chart, panel)?;
+    if panel.y_scale == Scale::Linear && y0 < 0.0 && y1 > 0.0 {
+        let zero = [(x0, 0.0), (x1, 0.0)];
+        chart.draw_series(LineSeries::new(zero, INK))?;
+    }
     for mark in &panel.marks {
         draw_mark(&mut chart, panel, mark)?;
     }

@@ -73,7 +73,8 @@ impl Output {
         self.file(&format!("{name}.svg"), figure.svg()?.as_bytes())
     }
 
-    /// Writes a table of numbers to `name.csv`. NaN and infinities become empty cells.
+    /// Writes a table of numbers, rounded to six digits, to `name.csv`. NaN and infinities
+    /// become empty cells.
     ///
     /// # Errors
     /// Names the file when it cannot be written, or the row that has too few or too
@@ -84,7 +85,9 @@ impl Output {
         columns: [&str; N],
         rows: impl IntoIterator<Item = [f64; N]>,
     ) -> Result<()> {
-        let cell = |x: &f64| if x.is_finite() { format!("{x}") } else { String::new() };
+        // Six digits: those after them depend on the processor.
+        let six = |x: f64| format!("{x:.5e}").parse().unwrap_or(x);
+        let cell = |x: &f64| if x.is_finite() { six(*x).to_string() } else { String::new() };
         let mut text = columns.join(",") + "\n";
         for row in rows {
             text += &(row.each_ref().map(cell).join(",") + "\n");

@@ -161,6 +161,8 @@ pub struct Episodes {
     pub steps: Vec<usize>,
     /// How each episode ended (N).
     pub ends: Vec<End>,
+    /// The state in which each episode ended (N, 4).
+    pub last: Vec<State>,
 }
 
 impl Episodes {
@@ -203,7 +205,8 @@ pub fn rollout(
         carts.step(&chosen)?;
         actions.extend(chosen);
     }
-    Ok(Episodes { states, actions, episode, steps: carts.steps, ends: carts.ends })
+    let CartPoles { steps, ends, states: last, .. } = carts;
+    Ok(Episodes { states, actions, episode, steps, ends, last })
 }
 // ANCHOR_END: rollout
 

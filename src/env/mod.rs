@@ -1,11 +1,10 @@
-//! Worlds that answer an action with a new state and a reward.
+//! Worlds to act in, of plain numbers. A small one computes what it can exactly, so that
+//! a learning curve shows the policy and not the luck of an evaluation.
 //!
-//! Environments know plain numbers and nothing of policies or tensors' gradients: a
-//! rollout asks for a function from states to actions, and a hand-written rule is as
-//! good an answer as a network.
-//!
-//! Left out: a trait for environments, because there is one.
+//! Left out: a trait for environments. A bandit and a cart have little in common but
+//! that one acts in them.
 
+pub mod bandit;
 pub mod cartpole;
 
 /// Whether an episode goes on, and if not, why.

@@ -1,0 +1,103 @@
+//! A contextual bandit: see a context, choose one action, receive a reward, done.
+//!
+//! It is the smallest world with something to learn in it. Because contexts and
+//! actions can be counted, the expected reward of a policy is a finite sum,
+//!
+//! ```text
+//! J = (1/C) Σ_c Σ_a π(a | c) r(c, a)
+//! ```
+//!
+//! Left out: noise in the rewards. Sampling actions is noise enough.
+
+use crate::{Result, policy::Policy, seed};
+use candle_core::{D, DType, Device, Tensor};
+use rand::{Rng, rngs::StdRng};
+
+/// C contexts described by F features, and a reward for each of A actions.
+pub struct Bandit {
+    /// What a policy sees of each context, (C, F), standard normal.
+    pub features: Tensor,
+    /// Rewards (C, A), uniform in 0..1.
+    pub rewards: Tensor,
+}
+
+/// A batch of decisions to take.
+pub struct Contexts {
+    ids: Tensor,
+    /// The features of each, (B, F).
+    pub features: Tensor,
+}
+
+impl Bandit {
+    /// A random world of `[contexts, features, actions]`.
+    ///
+    /// # Errors
+    /// Passes on Candle's error when a tensor cannot be made.
+    pub fn random(
+        [contexts, features, actions]: [usize; 3],
+        rng: &mut StdRng,
+        device: &Device,
+    ) -> Result<Self> {
+        let features = seed::normal(rng, (contexts, features), 1.0, DType::F32, device)?;
+        let rewards: Vec<f32> = (0..contexts * actions).map(|_| rng.random()).collect();
+        let rewards = Tensor::from_vec(rewards, (contexts, actions), device)?;
+        Ok(Self { features, rewards })
+    }
+
+    /// `count` contexts, each as likely as any other.
+    ///
+    /// # Errors
+    /// Passes on Candle's error.
+    pub fn draw(&self, count: usize, rng: &mut StdRng) -> Result<Contexts> {
+        let contexts = self.features.dim(0)? as u32;
+        let ids: Vec<u32> = (0..count).map(|_| rng.random_range(0..contexts)).collect();
+        let ids = Tensor::new(ids, self.features.device())?;
+        Ok(Contexts { features: self.features.index_select(&ids, 0)?, ids })
+    }
+
+    /// The rewards of `actions` (B), chosen in `contexts` (B).
+    ///
+    /// # Errors
+    /// When the two differ in number.
+    pub fn rewards(&self, contexts: &Contexts, actions: &Tensor) -> Result<Vec<f64>> {
+        let rows = self.rewards.index_select(&contexts.ids, 0)?;
+        let chosen = rows.gather(&actions.unsqueeze(1)?, 1)?.squeeze(1)?;
+        Ok(chosen.to_dtype(DType::F64)?.to_vec1()?)
+    }
+
+    /// The expected reward of the policy in each context, V(c) = Σ_a π(a|c) r(c, a): (C).
+    ///
+    /// # Errors
+    /// When the policy does not read these features.
+    pub fn values(&self, policy: &impl Policy) -> Result<Tensor> {
+        let logits = policy.logits(&self.features)?.detach();
+        let probabilities = candle_nn::ops::softmax(&logits, D::Minus1)?;
+        Ok((probabilities * &self.rewards)?.sum(D::Minus1)?)
+    }
+
+    /// The expected reward J of the policy over all contexts.
+    ///
+    /// # Errors
+    /// When the policy does not read these features.
+    pub fn expected_reward(&self, policy: &impl Policy) -> Result<f64> {
+        Ok(self.values(policy)?.mean_all()?.to_dtype(DType::F64)?.to_scalar()?)
+    }
+
+    /// The expected reward of always taking the best action.
+    ///
+    /// # Errors
+    /// Passes on Candle's error.
+    pub fn best_reward(&self) -> Result<f64> {
+        Ok(self.rewards.max(1)?.mean_all()?.to_dtype(DType::F64)?.to_scalar()?)
+    }
+}
+
+impl Contexts {
+    /// One number for each context in the batch, out of a table (C) of them.
+    ///
+    /// # Errors
+    /// When the table has another length than the world.
+    pub fn look_up(&self, table: &Tensor) -> Result<Vec<f64>> {
+        Ok(table.index_select(&self.ids, 0)?.to_dtype(DType::F64)?.to_vec1()?)
+    }
+}
