@@ -3,10 +3,11 @@
 //! Each module holds one concept and imports only from the floors below it:
 //!
 //! ```text
-//! env                                    worlds to act in
-//! log_prob · sampling · policy           tensors begin here
-//! gradients · variables                  training steps, and what they train
-//! advantage                              plain numbers
+//! objective                              one loss, four choices
+//! log_prob · mask · kl · sampling        tensors begin here
+//! policy · env                           what is trained, and where
+//! gradients · variables                  training steps
+//! advantage · memory                     plain numbers
 //! cli · device · seed · plot · report    the ground floor
 //! ```
 //!
@@ -21,8 +22,11 @@ pub mod cli;
 pub mod device;
 pub mod env;
 pub mod gradients;
+pub mod kl;
 pub mod log_prob;
+pub mod mask;
 pub mod memory;
+pub mod objective;
 pub mod plot;
 pub mod policy;
 pub mod report;

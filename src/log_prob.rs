@@ -34,6 +34,15 @@ pub fn of(logits: &Tensor, ids: &Tensor) -> Result<Tensor> {
     Ok((chosen - logits.log_sum_exp(D::Minus1)?)?)
 }
 
+/// All log-probabilities: logits (…, V) → (…, V). For small vocabularies and for
+/// checking.
+///
+/// # Errors
+/// Passes on Candle's error.
+pub fn table(logits: &Tensor) -> Result<Tensor> {
+    Ok(candle_nn::ops::log_softmax(logits, D::Minus1)?)
+}
+
 /// The probabilities of one row of logits as plain numbers: logits (V) → V numbers.
 ///
 /// # Errors
