@@ -3,9 +3,11 @@
 //! Each module holds one concept and imports only from the floors below it:
 //!
 //! ```text
+//! rollout · update                       sample, score, remember; then take steps
 //! objective                              one loss, four choices
 //! log_prob · mask · kl · sampling        tensors begin here
 //! policy · env                           what is trained, and where
+//! ops                                    fast versions of what is above, by hand
 //! gradients · variables                  training steps
 //! advantage · memory                     plain numbers
 //! cli · device · seed · plot · report    the ground floor
@@ -27,11 +29,14 @@ pub mod log_prob;
 pub mod mask;
 pub mod memory;
 pub mod objective;
+pub mod ops;
 pub mod plot;
 pub mod policy;
 pub mod report;
+pub mod rollout;
 pub mod sampling;
 pub mod seed;
+pub mod update;
 pub mod variables;
 
 /// The result of everything in this crate that can fail.

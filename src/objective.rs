@@ -10,8 +10,9 @@
 //! Every named variant is a row of the table in [`recipe`]. Values and gradients equal
 //! those of TRL 1.16, which the tests check for every row.
 //!
-//! The first gradient step on fresh samples has ρ = 1 everywhere. With advantages that
-//! sum to 0 its loss is then near 0, and its gradient is not: watch the reward.
+//! The first gradient step on fresh samples has ρ = 1 everywhere. Its loss is then minus
+//! a mean of advantages that sum to 0, so about 0, and its gradient is not: watch the
+//! reward.
 //!
 //! Left out: a bonus for entropy, because no recipe here uses one; and log-ratios cut
 //! before `exp`, because padding is selected away first and an infinite ratio of a real
@@ -150,11 +151,11 @@ impl Objective {
     ///
     /// ```
     /// use candle_core::{Device::Cpu, Tensor};
-    /// use grpo::objective::{Batch, recipe};
+    /// use grpo::objective::{Batch, Kl, Objective, recipe};
     /// let log_probs = Tensor::new(&[[-1.0f64, -2.0], [-0.5, f64::NAN]], &Cpu).unwrap();
     /// let advantages = Tensor::new(&[1.0f64, -1.0], &Cpu).unwrap();
     /// let mask = Tensor::new(&[[1u8, 1], [1, 0]], &Cpu).unwrap();
-    /// let grpo = recipe("grpo", 2).unwrap().objective;
+    /// let grpo = Objective { kl: Kl::new(0.0), ..recipe("grpo", 2).unwrap().objective };
     /// let (loss, metrics) = grpo.loss(&Batch::new(&log_probs, &advantages, &mask)).unwrap();
     /// assert_eq!(loss.to_scalar::<f64>().unwrap(), 0.0);
     /// assert_eq!(metrics.ratio_mean, 1.0);

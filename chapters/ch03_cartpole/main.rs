@@ -8,13 +8,15 @@ use candle_core::{D, DType, Device, Tensor};
 use candle_nn::{AdamW, Optimizer, ParamsAdamW};
 use clap::Parser;
 use grpo::{
-    Result, advantage,
+    Result,
+    advantage::{self, Scale},
     cli::{self, RunArgs},
     env::{
         End,
         cartpole::{self, Episodes, MAX_POSITION, State},
     },
     gradients, log_prob,
+    objective::{self, Aggregation, Kl, Metrics, Objective, Ratio, Term},
     plot::{Figure, Panel},
     policy::{Mlp, Policy},
     report::{self, Kind, Output, Table},
@@ -34,7 +36,7 @@ const STARTS: usize = 4;
 const GROUP_SIZE: usize = 16;
 /// Gradient steps on the same episodes.
 const EPOCHS: usize = 4;
-const CLIP: f64 = 0.2;
+const CLIP: Term = Term::clip(0.2);
 const HIDDEN: usize = 64;
 /// Falls in a straight line to zero over the run.
 const LEARNING_RATE: f64 = 1e-2;
@@ -174,20 +176,11 @@ impl Judge {
         match self {
             Self::Return => Ok(returns.to_vec()),
             Self::BatchMean => Ok(advantage::batch_mean(returns)),
-            Self::Group => group(returns, group_size),
+            Self::Group => advantage::group_relative(returns, group_size, Scale::Trl),
         }
     }
 }
 // ANCHOR_END: judge
-
-/// (r − mean) / (σ + 1e-4) within each group.
-fn group(returns: &[f64], group_size: usize) -> Result<Vec<f64>> {
-    let one = |returns: &[f64]| {
-        let (mean, std) = report::mean_std(returns);
-        returns.iter().map(|r| (r - mean) / (std + 1e-4)).collect::<Vec<_>>()
-    };
-    Ok(returns.chunks(group_size).flat_map(one).collect())
-}
 
 // ANCHOR: recipe
 /// One way to train a policy.
@@ -198,7 +191,7 @@ struct Recipe {
     starts: usize,
     group_size: usize,
     epochs: usize,
-    clip: f64,
+    clip: Term,
     learning_rate: f64,
     budget: usize,
 }
@@ -221,12 +214,14 @@ impl Recipe {
 // ANCHOR: batch
 /// All steps that have something to say, in one batch of S.
 struct Batch {
-    /// What was seen (S, 4).
+    /// What was seen (S, 1, 4).
     states: Tensor,
-    /// What was done (S).
+    /// What was done (S, 1): to the objective, each step is an answer of one token.
     actions: Tensor,
     /// The advantage of the episode to which each step belongs (S).
     advantages: Tensor,
+    /// Every step counts: (S, 1) of ones.
+    mask: Tensor,
 }
 
 impl Batch {
@@ -240,61 +235,65 @@ impl Batch {
         let states: Vec<[f32; 4]> = kept.iter().map(|&s| episodes.states[s]).collect();
         let actions: Vec<u32> = kept.iter().map(|&s| episodes.actions[s]).collect();
         let advantages: Vec<f32> = kept.iter().map(|&s| of(s) as f32).collect();
-        let states = cartpole::batch(&states, device)?;
-        let [actions, advantages] =
-            [Tensor::new(actions, device)?, Tensor::new(advantages, device)?];
-        Ok(Some(Self { states, actions, advantages }))
+        let one_each = (kept.len(), 1);
+        Ok(Some(Self {
+            states: cartpole::batch(&states, device)?.unsqueeze(1)?,
+            actions: Tensor::from_vec(actions, one_each, device)?,
+            advantages: Tensor::new(advantages, device)?,
+            mask: Tensor::ones(one_each, DType::U8, device)?,
+        }))
     }
 }
 // ANCHOR_END: batch
 
-/// −mean(min(ρ A, clip(ρ, 1−ε, 1+ε) A)) over steps: ratios ρ (S), advantages (S) → one number.
-fn clip_loss(ratio: &Tensor, advantages: &Tensor, clip: f64) -> Result<Tensor> {
-    let clipped = ratio.clamp(1.0 - clip, 1.0 + clip)?;
-    let term = (ratio * advantages)?.minimum(&(clipped * advantages)?)?;
-    Ok(term.mean_all()?.neg()?)
+// ANCHOR: objective
+/// The clipped objective, averaged over steps. Chapter 6 takes it apart.
+fn objective(clip: Term) -> Objective {
+    Objective {
+        ratio: Ratio::Token,
+        term: clip,
+        aggregation: Aggregation::TokenMean,
+        kl: Kl::new(0.0),
+        off_policy_threshold: None,
+    }
 }
+// ANCHOR_END: objective
 
 // ANCHOR: update
-/// `epochs` gradient steps on one batch.
+/// `epochs` gradient steps on one batch; returns what the last of them saw.
 fn update(
     policy: &impl Policy,
     optimizer: &mut AdamW,
     batch: &Batch,
     recipe: &Recipe,
-) -> Result<Step> {
-    let mut old = None;
-    let mut step = Step::default();
+) -> Result<Option<Step>> {
+    let (mut old, mut last) = (None, None);
     for _ in 0..recipe.epochs {
         let logits = policy.logits(&batch.states)?;
         let new = log_prob::of(&logits, &batch.actions)?;
         // Before the first step, new and old are the same numbers. `detach` makes old a
         // constant; without it their difference has no gradient.
         let old = old.get_or_insert_with(|| new.detach());
-        let ratio = (new - &*old)?.exp()?;
-        let loss = clip_loss(&ratio, &batch.advantages, recipe.clip)?;
+        let entropy = log_prob::entropy(&logits, 1.0)?;
+        let (loss, metrics) = objective(recipe.clip).loss(&objective::Batch {
+            old_log_probs: Some(old),
+            entropy: Some(&entropy),
+            ..objective::Batch::new(&new, &batch.advantages, &batch.mask)
+        })?;
         let mut gradients = gradients::of(&loss, policy.variables())?;
-        step.norm = gradients::clip_norm(&mut gradients, policy.variables(), MAX_NORM)?;
-        step.outside = outside(&ratio, recipe.clip)?;
+        let norm = gradients::clip_norm(&mut gradients, policy.variables(), MAX_NORM)?;
         optimizer.step(&gradients)?;
+        last = Some(Step { metrics, norm });
     }
-    Ok(step)
+    Ok(last)
 }
 // ANCHOR_END: update
 
-/// What the last gradient step of an update looked like.
-#[derive(Default)]
+/// One gradient step, as it was before the weights moved.
 struct Step {
+    metrics: Metrics,
     /// Norm of the gradient before it is clipped.
     norm: f64,
-    /// Share of the ratios outside 1 ± ε.
-    outside: f64,
-}
-
-/// The share of ratios (S) that are further than `clip` from 1.
-fn outside(ratio: &Tensor, clip: f64) -> Result<f64> {
-    let far = (ratio.detach() - 1.0)?.abs()?.gt(clip)?;
-    Ok(far.to_dtype(DType::F64)?.mean_all()?.to_scalar()?)
 }
 
 /// One batch of the curve.
@@ -306,8 +305,11 @@ struct Point {
     steps: f64,
     /// Share of the groups in which all episodes lasted equally long.
     silent: f64,
+    /// Norm of the gradient, share of clipped steps and entropy, at the last gradient
+    /// step; NaN where there was none.
     norm: f64,
-    outside: f64,
+    clipped: f64,
+    entropy: f64,
 }
 
 // ANCHOR: train
@@ -330,9 +332,9 @@ fn train(
         let advantages = recipe.judge.advantages(&returns, recipe.group_size)?;
         let step = match Batch::new(&episodes, &advantages, device)? {
             Some(batch) => update(policy, &mut optimizer, &batch, recipe)?,
-            None => Step::default(),
+            None => None,
         };
-        curve.push(Point::new(used, &returns, recipe.group_size, &step));
+        curve.push(Point::new(used, &returns, recipe.group_size, step)?);
         used += episodes.actions.len();
     }
     Ok(curve)
@@ -340,16 +342,16 @@ fn train(
 // ANCHOR_END: train
 
 impl Point {
-    fn new(used: usize, returns: &[f64], group_size: usize, step: &Step) -> Self {
-        let silent = |group: &&[f64]| group.iter().all(|r| r == &group[0]);
-        let silent = returns.chunks(group_size).filter(silent).count() as f64;
-        Self {
+    fn new(used: usize, returns: &[f64], group_size: usize, step: Option<Step>) -> Result<Self> {
+        let seen = |value: fn(&Step) -> f64| step.as_ref().map_or(f64::NAN, value);
+        Ok(Self {
             used: used as f64,
             steps: report::mean_std(returns).0,
-            silent: silent * group_size as f64 / returns.len() as f64,
-            norm: step.norm,
-            outside: step.outside,
-        }
+            silent: advantage::silent_groups(returns, group_size)?,
+            norm: seen(|step| step.norm),
+            clipped: seen(|step| step.metrics.clip_low + step.metrics.clip_high),
+            entropy: seen(|step| step.metrics.entropy.unwrap_or(f64::NAN)),
+        })
     }
 }
 
@@ -497,9 +499,11 @@ fn methods(out: &mut Output, run: &RunArgs, effort: Effort) -> Result<Methods> {
     );
     out.figure("methods", &figure)?;
     out.figure("metrics", &metrics(&methods.grpo, effort.budget))?;
-    let columns = ["seed", "used", "steps", "silent", "norm", "outside"];
+    let columns = ["seed", "used", "steps", "silent", "norm", "clipped", "entropy"];
     let rows = methods.grpo.iter().enumerate().flat_map(|(seed, one)| {
-        one.curve.iter().map(move |p| [seed as f64, p.used, p.steps, p.silent, p.norm, p.outside])
+        one.curve
+            .iter()
+            .map(move |p| [seed as f64, p.used, p.steps, p.silent, p.norm, p.clipped, p.entropy])
     });
     out.csv("grpo", columns, rows)?;
     Ok(methods)
@@ -514,15 +518,17 @@ fn metrics(seeds: &[Trained<Mlp>], budget: usize) -> Figure {
         Panel::new("environment steps, thousands", label).mean_band(0, "", &thousands, &curves)
     };
     Figure::new(
-        "Three metrics of GRPO on CartPole",
-        "Against environment steps: the share of silent groups rises as episodes reach the \
-         limit; the share of ratios outside the clip; the norm of the gradient.",
+        "Four metrics of GRPO on CartPole",
+        "Against environment steps: the share of silent groups rises from 0 as episodes reach \
+         the limit; the entropy falls; few steps are clipped; the gradient norm.",
         vec![
-            panel("silent groups", |p| p.silent).title("share of silent groups"),
-            panel("ratios outside", |p| p.outside).title("share outside 1 ± 0.2"),
-            panel("gradient norm", |p| p.norm).title("norm before clipping"),
+            panel("silent groups", |p| p.silent),
+            panel("entropy, nats", |p| p.entropy),
+            panel("clipped steps", |p| p.clipped),
+            panel("gradient norm", |p| p.norm),
         ],
     )
+    .columns(2)
 }
 
 fn survival(out: &mut Output, run: &RunArgs, methods: &Methods) -> Result<()> {

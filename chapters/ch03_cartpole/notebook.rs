@@ -3,7 +3,7 @@
 //! In the notebook the weights never move. Two bugs cause it, each of them alone; a
 //! third one keeps the loop from learning once they do move.
 
-use super::{CLIP, LEARNING_RATE, SEEDS, clip_loss, network};
+use super::{LEARNING_RATE, SEEDS, network};
 use candle_core::{D, Device, Tensor};
 use candle_nn::{AdamW, Optimizer, ParamsAdamW};
 use grpo::{
@@ -57,7 +57,8 @@ fn loss(policy: &Mlp, played: &Episodes, repairs: Repairs, device: &Device) -> R
         ratio = ratio.unsqueeze(D::Minus1)?.broadcast_as(square)?;
         advantages = advantages.broadcast_as(square)?;
     }
-    clip_loss(&ratio, &advantages, CLIP)
+    let term = (&ratio * &advantages)?.minimum(&(ratio.clamp(0.8, 1.2)? * &advantages)?)?;
+    Ok(term.mean_all()?.neg()?)
 }
 // ANCHOR_END: bugs
 
@@ -138,7 +139,7 @@ impl From<[bool; 3]> for Repairs {
 pub fn counterfactual(out: &mut Output, args: &RunArgs) -> Result<()> {
     out.section(Kind::Trained, "notebook", "The loop whose weights never move");
     let mut table =
-        Table::new(["repaired", "largest gradient", "weights moved", "first 40", "last 40"]);
+        Table::new(["repaired", "loss", "gradient", "weights moved", "first 40", "last 40"]);
     for (name, repairs) in REPAIRS {
         let seen =
             seed::over_seeds(SEEDS, |seed| run(repairs.into(), args.seed + seed, &args.device))?;
@@ -149,6 +150,7 @@ pub fn counterfactual(out: &mut Output, args: &RunArgs) -> Result<()> {
         };
         table.row([
             name.into(),
+            short(largest(|s| s.loss)),
             short(largest(|s| s.gradient)),
             short(largest(|s| s.moved)),
             mean(|s| s.first),

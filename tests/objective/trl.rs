@@ -1,10 +1,11 @@
-//! The objective and what feeds it, against TRL's numbers and against themselves.
+//! Equal to TRL: losses, gradients, metrics, advantages, and the three KL estimators.
 
+use crate::{fixture, numbers, tensor, worst};
 use candle_core::{DType, Device::Cpu, Tensor, Var};
 use grpo::{
     advantage::{Scale, group_relative},
-    kl::Estimator,
-    mask,
+    kl::{self, Estimator},
+    log_prob, mask,
     objective::{Batch, Kl, Metrics, Objective, Ratio, Term, recipe},
 };
 use serde::Deserialize;
@@ -72,25 +73,6 @@ impl Case {
             "{loss_type} {set} {level} β {beta} ε {epsilon} {epsilon_high} δ {delta:?} {mask} old {old_logps}"
         )
     }
-}
-
-fn fixture<T: for<'a> Deserialize<'a>>(name: &str) -> T {
-    let path = format!("{}/tests/fixtures/{name}.json", env!("CARGO_MANIFEST_DIR"));
-    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
-}
-
-fn tensor(rows: &Rows, dtype: DType) -> Tensor {
-    let shape = (rows.len(), rows[0].len());
-    Tensor::from_vec(rows.concat(), shape, &Cpu).unwrap().to_dtype(dtype).unwrap()
-}
-
-fn numbers(x: &Tensor) -> Vec<f64> {
-    x.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
-}
-
-fn worst(a: &[f64], b: &[f64]) -> f64 {
-    assert_eq!(a.len(), b.len());
-    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
 }
 
 fn trl_scale(name: &str) -> Scale {
@@ -172,17 +154,97 @@ struct AdvantageCase {
     name: String,
     group_size: usize,
     scale_rewards: String,
-    rewards: Vec<f64>,
+    rewards: Vec<Reward>,
+    #[serde(default)]
+    weights: Vec<f64>,
     advantages: Vec<f64>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Reward {
+    One(f64),
+    Several(Vec<f64>),
+}
+
+impl AdvantageCase {
+    /// The rewards, one list for each reward function, times its weight.
+    fn columns(&self) -> Vec<Vec<f64>> {
+        let column = |j: usize| {
+            let pick = |reward: &Reward| match reward {
+                Reward::One(reward) => *reward,
+                Reward::Several(rewards) => rewards[j],
+            };
+            self.rewards.iter().map(pick).collect()
+        };
+        (0..self.weights.len().max(1)).map(column).collect()
+    }
+
+    fn weighted_sum(&self, columns: &[Vec<f64>]) -> Vec<f64> {
+        let weight = |j: usize| self.weights.get(j).copied().unwrap_or(1.0);
+        let sum = |i: usize| columns.iter().enumerate().map(|(j, c)| weight(j) * c[i]).sum();
+        (0..self.rewards.len()).map(sum).collect()
+    }
 }
 
 #[test]
 fn advantages_equal_trl() {
     let data: Advantages = fixture("advantages");
     for case in data.cases {
-        let scale = trl_scale(&case.scale_rewards);
-        let ours = group_relative(&case.rewards, case.group_size, scale).unwrap();
+        let (g, scale) = (case.group_size, trl_scale(&case.scale_rewards));
+        let ours = if case.name.ends_with("normalize_then_sum") {
+            let standardise = |c: &Vec<f64>| group_relative(c, g, scale).unwrap();
+            let columns: Vec<Vec<f64>> = case.columns().iter().map(standardise).collect();
+            let sum = case.weighted_sum(&columns);
+            group_relative(&sum, sum.len(), scale).unwrap()
+        } else {
+            group_relative(&case.weighted_sum(&case.columns()), g, scale).unwrap()
+        };
         let off = worst(&ours, &case.advantages);
         assert!(off < 1e-9, "{} {}: off by {off:e}", case.name, case.scale_rewards);
     }
+}
+
+/// Every estimator, averaged over the whole vocabulary: its mean, its variance, and the
+/// mean of what autograd makes of it.
+#[test]
+fn kl_estimators_equal_enumeration() {
+    let data: BTreeMap<String, serde_json::Value> = fixture("kl");
+    let list = |key: &str| serde_json::from_value::<Vec<f64>>(data[key].clone()).unwrap();
+    let near = |ours: f64, key: &str| {
+        let theirs = data[key].as_f64().unwrap();
+        assert!((ours - theirs).abs() < 1e-8, "{key}: {ours}, enumeration {theirs}");
+    };
+    let logits = Var::from_tensor(&Tensor::new(list("p"), &Cpu).unwrap().log().unwrap()).unwrap();
+    let ref_logits = Tensor::new(list("q"), &Cpu).unwrap().log().unwrap();
+    let log_probs = log_prob::table(&logits).unwrap();
+    let ref_log_probs = log_prob::table(&ref_logits).unwrap();
+    let p = log_probs.detach().exp().unwrap();
+    let ratio = (&log_probs - log_probs.detach()).unwrap().exp().unwrap();
+    let gradient = |x: &Tensor, key: &str| {
+        let loss = x.sum_all().unwrap();
+        let ours = numbers(loss.backward().unwrap().get(&logits).unwrap());
+        let off = worst(&ours, &list(key));
+        assert!(off < 1e-8, "{key}: off by {off:e}");
+    };
+    for (estimator, k) in [(Estimator::K1, "k1"), (Estimator::K2, "k2"), (Estimator::K3, "k3")] {
+        let value = estimator.policy_ref(&log_probs, &ref_log_probs).unwrap();
+        assert!(worst(&numbers(&value), &list(k)) < 1e-8, "{k}");
+        let mean: f64 = numbers(&(&p * &value).unwrap()).iter().sum();
+        let square: f64 = numbers(&(&p * value.sqr().unwrap()).unwrap()).iter().sum();
+        near(mean, &format!("E_{k}"));
+        near(square - mean * mean, &format!("var_{k}"));
+        let key = format!("grad_expected_autodiff_{k}_wrt_logits");
+        gradient(&(&p * &value).unwrap(), &key);
+        if estimator == Estimator::K3 {
+            let corrected = ((&p * &value).unwrap() * &ratio).unwrap();
+            gradient(&corrected, "grad_expected_autodiff_k3_times_ratio_wrt_logits");
+        }
+    }
+    let forward = kl::exact_policy_ref(&logits, &ref_logits).unwrap();
+    let backward = kl::exact_ref_policy(&logits, &ref_logits).unwrap();
+    near(numbers(&forward)[0], "exact_kl");
+    near(numbers(&backward)[0], "exact_reverse_kl");
+    gradient(&forward, "grad_exact_kl_wrt_logits");
+    gradient(&backward, "grad_reverse_kl_q_p_wrt_logits");
 }
