@@ -92,7 +92,7 @@ fn main() -> cli::Outcome {
 }
 
 fn physics(out: &mut Output) {
-    out.section(Kind::Exact, "physics", "Twenty hundredths of a second, pushed to the right");
+    out.section(Kind::Exact, "physics", "Nine pushes to the right");
     let mut table = Table::new(["step", "position", "velocity", "angle", "angular velocity"]);
     let mut state = [0.0; 4];
     for t in 0..=9 {
