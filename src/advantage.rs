@@ -29,10 +29,12 @@ pub fn constant(rewards: &[f64], baseline: f64) -> Vec<f64> {
 /// assert!((advantages[0] - 0.25).abs() < 1e-12);
 /// assert!((advantages[3] + 0.35).abs() < 1e-12);
 /// ```
+// ANCHOR: batch_mean
 pub fn batch_mean(rewards: &[f64]) -> Vec<f64> {
     let mean = rewards.iter().sum::<f64>() / rewards.len() as f64;
     constant(rewards, mean)
 }
+// ANCHOR_END: batch_mean
 
 /// Rewards minus the mean of the *others*: rᵢ − 1/(n−1) Σ_{j≠i} rⱼ (RLOO; Kool et al.,
 /// 2019). Independent of the sample it judges, so the expected gradient keeps its length.
@@ -44,12 +46,14 @@ pub fn batch_mean(rewards: &[f64]) -> Vec<f64> {
 /// let advantages = grpo::advantage::leave_one_out(&[1.0, 0.0, 0.0]).unwrap();
 /// assert_eq!(advantages, [1.0, -0.5, -0.5]);
 /// ```
+// ANCHOR: leave_one_out
 pub fn leave_one_out(rewards: &[f64]) -> Result<Vec<f64>> {
     let n = rewards.len();
     ensure!(n >= 2, "leave-one-out needs at least 2 rewards; there are {n}");
     let sum: f64 = rewards.iter().sum();
     Ok(rewards.iter().map(|reward| reward - (sum - reward) / (n - 1) as f64).collect())
 }
+// ANCHOR_END: leave_one_out
 
 /// What a centred reward is divided by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -213,6 +217,7 @@ pub struct Gae {
 /// let gae = grpo::advantage::gae(&[1.0], &[5.0, 5.5], &[false], 0.99, 0.95).unwrap();
 /// assert!((gae.deltas[0] - 1.445).abs() < 1e-12);
 /// ```
+// ANCHOR: gae
 pub fn gae(rewards: &[f64], values: &[f64], done: &[bool], gamma: f64, lambda: f64) -> Result<Gae> {
     let (steps, v, d) = (rewards.len(), values.len(), done.len());
     ensure!(
@@ -235,3 +240,4 @@ pub fn gae(rewards: &[f64], values: &[f64], done: &[bool], gamma: f64, lambda: f
     let returns = advantages.iter().zip(values).map(|(a, v)| a + v).collect();
     Ok(Gae { deltas, advantages, returns })
 }
+// ANCHOR_END: gae

@@ -33,6 +33,7 @@ use std::collections::BTreeMap;
 /// let error = grpo::gradients::of(&loss, &variables).err().unwrap().to_string();
 /// assert_eq!(error, "1 of 2 variables got no gradient: forgotten");
 /// ```
+// ANCHOR: of
 pub fn of(loss: &Tensor, variables: &Variables) -> Result<GradStore> {
     ensure!(loss.elem_count() == 1, "a loss is one number; this one has shape {:?}", loss.shape());
     let value = loss.flatten_all()?.get(0)?.to_dtype(DType::F64)?.to_scalar::<f64>()?;
@@ -49,6 +50,7 @@ pub fn of(loss: &Tensor, variables: &Variables) -> Result<GradStore> {
     }
     Ok(gradients)
 }
+// ANCHOR_END: of
 
 /// The Euclidean norm of all gradients together.
 ///

@@ -5,9 +5,9 @@
 //! ```text
 //! rollout · update                       sample, score, remember; then take steps
 //! objective                              one loss, four choices
-//! log_prob · mask · kl · sampling        tensors begin here
 //! policy · env                           what is trained, and where
-//! ops                                    fast versions of what is above, by hand
+//! log_prob · mask · kl · sampling        tensors begin here
+//! ops                                    what is slow in Candle, by hand
 //! gradients · variables                  training steps
 //! advantage · memory                     plain numbers
 //! cli · device · seed · plot · report    the ground floor

@@ -269,7 +269,7 @@ fn essays(out: &mut Output, seed: u64) -> Result<()> {
         Panel::new("essay", "advantage")
             .title(title)
             .categories(0..8)
-            .y_range(-5.5, 5.5)
+            .y_range(-6.5, 6.5)
             .signed_bars(0.7, &bars)
     };
     let figure = Figure::new(

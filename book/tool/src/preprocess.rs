@@ -168,15 +168,13 @@ fn directive_edit(
             }
             let start = text[..block.start].rfind('\n').map_or(0, |n| n + 1);
             let indent = &text[start..block.start];
-            if !indent.chars().all(|c| " \t>".contains(c)) {
-                return Ok(None);
+            if !indent.is_empty() {
+                // mdBook indents only the first of the included lines, and the block would end after it.
+                return Err(one("an include cannot stand in a list or a quotation".into()));
             }
             let label = outputs::escape(&caption);
-            // The blank line ends the HTML block; the indent keeps both inside a list.
-            let html = format!(
-                "{indent}<div class=\"source-name\"><code>{label}</code></div>\n{}\n",
-                indent.trim_end()
-            );
+            // The blank line ends the HTML block.
+            let html = format!("<div class=\"source-name\"><code>{label}</code></div>\n\n");
             Ok(Some((start..start, html)))
         }
         ("output", [name]) => block(text, directive, output(around, name, None)),
