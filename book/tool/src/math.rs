@@ -12,15 +12,10 @@ use std::collections::HashMap;
 use std::fmt::Write;
 
 /// Renders formulas, and remembers them: while serving, most pages did not change.
+#[derive(Default)]
 pub struct Math {
     context: KatexContext,
     cache: RefCell<HashMap<(String, bool), Result<String, String>>>,
-}
-
-impl Default for Math {
-    fn default() -> Self {
-        Self { context: KatexContext::default(), cache: RefCell::default() }
-    }
 }
 
 impl Math {
@@ -36,7 +31,8 @@ impl Math {
             .build();
         let rendered = render_to_string(&self.context, tex, &settings)
             .map(|html| shield(&html))
-            .map_err(|error| error.to_string());
+            // KaTeX underlines the place with combining marks, which a terminal shows as noise.
+            .map_err(|error| error.to_string().replace('\u{332}', ""));
         self.cache.borrow_mut().insert(key, rendered.clone());
         rendered
     }
