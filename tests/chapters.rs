@@ -7,8 +7,11 @@ use std::{
 };
 
 /// Each binary, and the arguments that keep it short.
-const CHAPTERS: [(&str, &[&str]); 2] =
-    [(env!("CARGO_BIN_EXE_ch01_reinforce"), &[]), (env!("CARGO_BIN_EXE_ch02_baselines"), &[])];
+const CHAPTERS: [(&str, &[&str]); 3] = [
+    (env!("CARGO_BIN_EXE_ch01_reinforce"), &[]),
+    (env!("CARGO_BIN_EXE_ch02_baselines"), &[]),
+    (env!("CARGO_BIN_EXE_ch03_cartpole"), &["--quick"]),
+];
 
 fn run(binary: &str, arguments: &[&str], out: &Path, threads: &str) -> Output {
     Command::new(binary)

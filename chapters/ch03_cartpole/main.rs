@@ -182,7 +182,6 @@ impl Judge {
 }
 // ANCHOR_END: judge
 
-// ANCHOR: recipe
 /// One way to train a policy.
 #[derive(Debug, Clone, Copy)]
 struct Recipe {
@@ -209,9 +208,7 @@ impl Recipe {
         Self { judge, starts, group_size, epochs, clip, learning_rate, budget }
     }
 }
-// ANCHOR_END: recipe
 
-// ANCHOR: batch
 /// All steps that have something to say, in one batch of S.
 struct Batch {
     /// What was seen (S, 1, 4).
@@ -244,7 +241,6 @@ impl Batch {
         }))
     }
 }
-// ANCHOR_END: batch
 
 // ANCHOR: objective
 /// The clipped objective, averaged over steps. Chapter 6 takes it apart.
@@ -443,7 +439,7 @@ fn summary<P>(name: &str, seeds: &[Trained<P>]) -> [String; 4] {
     [name.into(), good, format!("{mean:.1} ± {std:.1}"), format!("{worst:.1}")]
 }
 
-const SUMMARY: [&str; 4] = ["method", "475 after k steps", "at the end", "worst seed"];
+const SUMMARY: [&str; 4] = ["method", "k steps to 475", "at the end", "worst seed"];
 
 /// Curves of all seeds at the same numbers of environment steps, by interpolation.
 fn on_grid<P>(seeds: &[Trained<P>], grid: &[f64], value: impl Fn(&Point) -> f64) -> Vec<Vec<f64>> {

@@ -20,7 +20,6 @@ use grpo::{
 const GROUP_SIZE: usize = 4;
 const UPDATES: usize = 100;
 
-// ANCHOR: bugs
 /// What of the notebook's loop is repaired.
 #[derive(Debug, Clone, Copy)]
 pub struct Repairs {
@@ -32,20 +31,10 @@ pub struct Repairs {
     pub all_steps: bool,
 }
 
+// ANCHOR: loss
 /// The loss of one group of four episodes.
 fn loss(policy: &Mlp, played: &Episodes, repairs: Repairs, device: &Device) -> Result<Tensor> {
-    let judged: Vec<f32> = group(&played.returns()).iter().map(|a| *a as f32).collect();
-    let (states, actions, advantages) = match repairs.all_steps {
-        true => {
-            let each = played.episode.iter().map(|&episode| judged[episode]).collect();
-            (played.states.clone(), played.actions.clone(), each)
-        }
-        false => {
-            let last = played.trace(GROUP_SIZE - 1);
-            let (states, actions) = last[last.len() - GROUP_SIZE..].iter().copied().unzip();
-            (states, actions, judged)
-        }
-    };
+    let (states, actions, advantages) = chosen(played, repairs.all_steps);
     let logits = policy.logits(&cartpole::batch(&states, device)?)?;
     let new = log_prob::of(&logits, &Tensor::new(actions, device)?)?;
     let old = if repairs.detached { new.detach() } else { new.clone() };
@@ -60,7 +49,19 @@ fn loss(policy: &Mlp, played: &Episodes, repairs: Repairs, device: &Device) -> R
     let term = (&ratio * &advantages)?.minimum(&(ratio.clamp(0.8, 1.2)? * &advantages)?)?;
     Ok(term.mean_all()?.neg()?)
 }
-// ANCHOR_END: bugs
+// ANCHOR_END: loss
+
+/// States, actions and advantages that enter the loss.
+fn chosen(played: &Episodes, all_steps: bool) -> (Vec<[f32; 4]>, Vec<u32>, Vec<f32>) {
+    let judged: Vec<f32> = group(&played.returns()).iter().map(|a| *a as f32).collect();
+    if all_steps {
+        let each = played.episode.iter().map(|&episode| judged[episode]).collect();
+        return (played.states.clone(), played.actions.clone(), each);
+    }
+    let last = played.trace(GROUP_SIZE - 1);
+    let (states, actions) = last[last.len() - GROUP_SIZE..].iter().copied().unzip();
+    (states, actions, judged)
+}
 
 /// The notebook's advantages: (r − mean) / (population σ + 1e-8).
 fn group(returns: &[f64]) -> Vec<f64> {

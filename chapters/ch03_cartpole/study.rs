@@ -6,7 +6,6 @@ use super::*;
 use candle_nn::{Linear, Module};
 use grpo::variables::{Init, Variables};
 
-// ANCHOR: layers
 /// A network of any depth: features (B, …, F) → logits (B, …, A), with tanh between its
 /// layers. Without hidden layers it is linear.
 struct Layers {
@@ -42,7 +41,6 @@ impl Policy for Layers {
         &self.variables
     }
 }
-// ANCHOR_END: layers
 
 /// One line of a comparison: what it is called, how it trains, which hidden layers.
 struct Setting {
@@ -107,16 +105,20 @@ fn parts(out: &mut Output, run: &RunArgs, effort: Effort) -> Result<()> {
     let settings = vec![
         Setting::new("GRPO", grpo),
         Setting::new("one epoch", Recipe { epochs: 1, ..grpo }),
-        Setting::new("sixteen epochs", Recipe { epochs: 16, ..grpo }),
+        Setting::new("eight epochs", Recipe { epochs: 8, ..grpo }),
         Setting::new("no clip", Recipe { clip: open, ..grpo }),
-        Setting::new("sixteen epochs, no clip", Recipe { epochs: 16, clip: open, ..grpo }),
+        Setting::new("eight epochs, no clip", Recipe { epochs: 8, clip: open, ..grpo }),
         Setting::new("mean of the batch", Recipe { judge: Judge::BatchMean, ..grpo }),
+        Setting::new(
+            "REINFORCE, minus the mean",
+            Recipe::reinforce(Judge::BatchMean, effort.budget),
+        ),
     ];
     let all = compare("changed", settings, run, effort)?;
     let figure = Figure::new(
         "GRPO with one part changed",
         "Steps survived against environment steps. One epoch learns slowest; without the clip \
-         learning is fastest, most of all with sixteen epochs.",
+         learning is fastest, most of all with eight epochs.",
         vec![panel(effort, &all)],
     );
     out.figure("parts", &figure)
@@ -160,7 +162,7 @@ fn group_size(out: &mut Output, run: &RunArgs, effort: Effort) -> Result<()> {
 
 fn network_shape(out: &mut Output, run: &RunArgs, effort: Effort) -> Result<()> {
     out.section(Kind::Trained, "network", "Width and depth of the network");
-    let shapes: [&'static [usize]; 6] = [&[], &[8], &[64], &[256], &[64, 64], &[64, 64, 64]];
+    let shapes: [&'static [usize]; 5] = [&[], &[8], &[64], &[128], &[64, 64]];
     let name = |hidden: &[usize]| match hidden.is_empty() {
         true => "4-2, linear".to_string(),
         false => {
@@ -171,7 +173,7 @@ fn network_shape(out: &mut Output, run: &RunArgs, effort: Effort) -> Result<()> 
     let settings = shapes.map(|hidden| Setting { name: name(hidden), recipe, hidden });
     let all = compare("network", settings.into(), run, effort)?;
     let figure = Figure::new(
-        "Steps survived for six networks",
+        "Steps survived for five networks",
         "A linear policy and a narrow one learn slowly, wider and deeper ones faster.",
         vec![panel(effort, &all)],
     );

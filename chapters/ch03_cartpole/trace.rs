@@ -19,17 +19,17 @@ struct Trace {
 
 /// One episode: positions and angles of its frames, and how it ended.
 #[derive(Serialize)]
-struct Episode {
+pub struct Episode {
     name: &'static str,
-    steps: usize,
-    end: &'static str,
+    pub steps: usize,
+    pub end: &'static str,
     x: Vec<f64>,
-    angle: Vec<f64>,
+    pub angle: Vec<f64>,
 }
 
 impl Episode {
     /// The first episode of `played`.
-    fn new(name: &'static str, played: &Episodes) -> Self {
+    pub fn new(name: &'static str, played: &Episodes) -> Self {
         let end = match played.ends[0] {
             End::Truncated => "still stands",
             _ if played.last[0][0].abs() > MAX_POSITION => "left the track",
