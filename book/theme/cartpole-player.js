@@ -12,11 +12,11 @@
   };
   const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
-  const lane = (player, episode) => {
-    const row = make(player, "div", { class: "cartpole-lane" });
-    const words = make(row, "p", {});
-    make(words, "b", {}, episode.name);
-    const state = make(words, "span", {});
+  const lane = (stage, episode) => {
+    const row = make(stage, "div", { class: "cartpole-lane" });
+    const line = make(row, "p", {});
+    make(line, "b", {}, episode.name);
+    const state = make(line, "span", {});
     const svg = make(row, "svg", { viewBox: "-2.75 -1.3 5.5 1.6", "aria-hidden": "true" });
     make(svg, "path", { d: "M-2.4 .1v.12h4.8v-.12", class: "track" });
     const cart = make(svg, "g", {});
@@ -29,7 +29,7 @@
       pole.setAttribute("transform", `rotate(${(episode.angle[frame] * 180) / Math.PI})`);
       row.classList.toggle("over", over);
       const words = over ? `${episode.end}, ${episode.steps} steps` : `step ${step}`;
-      state.textContent = ` ${words}`;
+      state.textContent = ` · ${words}`;
       return `${episode.name}: ${words}`;
     };
   };
@@ -37,7 +37,8 @@
   const build = (player) => {
     const { seconds, every, episodes } = JSON.parse(player.querySelector("script").textContent);
     const last = Math.max(...episodes.map((episode) => episode.steps));
-    const lanes = episodes.map((episode) => lane(player, episode));
+    const stage = make(player, "div", { class: "cartpole-lanes" });
+    const lanes = episodes.map((episode) => lane(stage, episode));
     const controls = make(player, "div", { class: "cartpole-controls" });
     const button = make(controls, "button", { type: "button" }, "Play");
     const slider = make(controls, "input", { type: "range", min: 0, max: last, step: every, value: 0, "aria-label": "step" });

@@ -316,14 +316,16 @@ fn train(
     rng: &mut StdRng,
     device: &Device,
 ) -> Result<Vec<Point>> {
+    let variables = policy.variables().values().cloned().collect();
     let settings = ParamsAdamW { weight_decay: 0.0, ..ParamsAdamW::default() };
-    let mut optimizer = AdamW::new(policy.variables().values().cloned().collect(), settings)?;
+    let mut optimizer = AdamW::new(variables, settings)?;
     let (mut used, mut curve) = (0, Vec::new());
     while used < recipe.budget {
         let left = 1.0 - used as f64 / recipe.budget as f64;
         optimizer.set_learning_rate(recipe.learning_rate * left);
         let starts = cartpole::group_starts(recipe.starts, recipe.group_size, rng);
-        let episodes = cartpole::rollout(starts, cartpole::sampled(policy, rng, device))?;
+        let act = cartpole::sampled(policy, rng, device);
+        let episodes = cartpole::rollout(starts, act)?;
         let returns = episodes.returns();
         let advantages = recipe.judge.advantages(&returns, recipe.group_size)?;
         let step = match Batch::new(&episodes, &advantages, device)? {
@@ -441,20 +443,23 @@ fn summary<P>(name: &str, seeds: &[Trained<P>]) -> [String; 4] {
 
 const SUMMARY: [&str; 4] = ["method", "k steps to 475", "at the end", "worst seed"];
 
-/// Curves of all seeds at the same numbers of environment steps, by interpolation.
+/// Curves of all seeds at the same numbers of environment steps, by interpolation between
+/// the batches that have a finite value.
 fn on_grid<P>(seeds: &[Trained<P>], grid: &[f64], value: impl Fn(&Point) -> f64) -> Vec<Vec<f64>> {
-    let at = |curve: &[Point], x: f64| {
-        let right = curve.partition_point(|p| p.used <= x);
+    let at = |curve: &[(f64, f64)], x: f64| {
+        let right = curve.partition_point(|point| point.0 <= x);
         match (right.checked_sub(1).map(|left| curve[left]), curve.get(right)) {
-            (Some(a), Some(b)) => {
-                let share = (x - a.used) / (b.used - a.used);
-                value(&a) * (1.0 - share) + value(b) * share
-            }
-            (Some(a), None) => value(&a),
-            (None, b) => b.map_or(f64::NAN, &value),
+            (Some(a), Some(b)) => a.1 + (b.1 - a.1) * (x - a.0) / (b.0 - a.0),
+            (Some(a), None) => a.1,
+            (None, b) => b.map_or(f64::NAN, |b| b.1),
         }
     };
-    seeds.iter().map(|one| grid.iter().map(|&x| at(&one.curve, x)).collect()).collect()
+    let one = |one: &Trained<P>| {
+        let points = one.curve.iter().map(|point| (point.used, value(point)));
+        let points: Vec<_> = points.filter(|point| point.1.is_finite()).collect();
+        grid.iter().map(|&x| at(&points, x)).collect()
+    };
+    seeds.iter().map(one).collect()
 }
 
 /// Sixty numbers of environment steps, from none to the whole budget.
@@ -509,19 +514,23 @@ fn methods(out: &mut Output, run: &RunArgs, effort: Effort) -> Result<Methods> {
 fn metrics(seeds: &[Trained<Mlp>], budget: usize) -> Figure {
     let grid = grid(budget);
     let thousands: Vec<f64> = grid.iter().map(|x| x / 1000.0).collect();
-    let panel = |label: &str, value: fn(&Point) -> f64| {
-        let curves = on_grid(seeds, &grid, value);
-        Panel::new("environment steps, thousands", label).mean_band(0, "", &thousands, &curves)
+    let panel = |label: &str| Panel::new("environment steps, thousands", label);
+    let band = |label: &str, value: fn(&Point) -> f64| {
+        panel(label).mean_band(0, "", &thousands, &on_grid(seeds, &grid, value))
     };
+    // A share has a mean of 0 or 1 for long: a band would leave the range of shares.
+    let silent = on_grid(seeds, &grid, |p| p.silent);
+    let mean = |i: usize| report::mean_std(&silent.iter().map(|c| c[i]).collect::<Vec<_>>()).0;
+    let silent: Vec<_> = thousands.iter().enumerate().map(|(i, &x)| (x, mean(i))).collect();
     Figure::new(
         "Four metrics of GRPO on CartPole",
         "Against environment steps: the share of silent groups rises from 0 as episodes reach \
          the limit; the entropy falls; few steps are clipped; the gradient norm.",
         vec![
-            panel("silent groups", |p| p.silent),
-            panel("entropy, nats", |p| p.entropy),
-            panel("clipped steps", |p| p.clipped),
-            panel("gradient norm", |p| p.norm),
+            panel("share of silent groups").y_range(0.0, 1.02).line(0, "", &silent),
+            band("entropy, nats", |p| p.entropy),
+            band("share of clipped steps", |p| p.clipped),
+            band("gradient norm", |p| p.norm),
         ],
     )
     .columns(2)

@@ -33,12 +33,11 @@ pub struct Repairs {
 
 // ANCHOR: loss
 /// The loss of one group of four episodes.
-fn loss(policy: &Mlp, played: &Episodes, repairs: Repairs, device: &Device) -> Result<Tensor> {
-    let (states, actions, advantages) = chosen(played, repairs.all_steps);
-    let logits = policy.logits(&cartpole::batch(&states, device)?)?;
-    let new = log_prob::of(&logits, &Tensor::new(actions, device)?)?;
+fn loss(policy: &Mlp, chosen: Chosen, repairs: Repairs) -> Result<Tensor> {
+    let Chosen { states, actions, mut advantages } = chosen;
+    let new = log_prob::of(&policy.logits(&states)?, &actions)?;
     let old = if repairs.detached { new.detach() } else { new.clone() };
-    let (mut ratio, mut advantages) = ((new - old)?.exp()?, Tensor::new(advantages, device)?);
+    let mut ratio = (new - old)?.exp()?;
     if !repairs.same_shape {
         // NumPy and PyTorch make (4, 4) of (4, 1) × (4) unasked. Candle refuses, so the
         // bug has to be written out.
@@ -46,21 +45,37 @@ fn loss(policy: &Mlp, played: &Episodes, repairs: Repairs, device: &Device) -> R
         ratio = ratio.unsqueeze(D::Minus1)?.broadcast_as(square)?;
         advantages = advantages.broadcast_as(square)?;
     }
-    let term = (&ratio * &advantages)?.minimum(&(ratio.clamp(0.8, 1.2)? * &advantages)?)?;
-    Ok(term.mean_all()?.neg()?)
+    let clipped = (ratio.clamp(0.8, 1.2)? * &advantages)?;
+    Ok((ratio * advantages)?.minimum(&clipped)?.mean_all()?.neg()?)
 }
 // ANCHOR_END: loss
 
-/// States, actions and advantages that enter the loss.
-fn chosen(played: &Episodes, all_steps: bool) -> (Vec<[f32; 4]>, Vec<u32>, Vec<f32>) {
+/// What enters the loss: states (S, 4), actions (S), advantages (S).
+struct Chosen {
+    states: Tensor,
+    actions: Tensor,
+    advantages: Tensor,
+}
+
+fn chosen(played: &Episodes, all_steps: bool, device: &Device) -> Result<Chosen> {
     let judged: Vec<f32> = group(&played.returns()).iter().map(|a| *a as f32).collect();
-    if all_steps {
-        let each = played.episode.iter().map(|&episode| judged[episode]).collect();
-        return (played.states.clone(), played.actions.clone(), each);
-    }
-    let last = played.trace(GROUP_SIZE - 1);
-    let (states, actions) = last[last.len() - GROUP_SIZE..].iter().copied().unzip();
-    (states, actions, judged)
+    let (states, actions, advantages) = match all_steps {
+        true => {
+            let each = played.episode.iter().map(|&episode| judged[episode]).collect();
+            (played.states.clone(), played.actions.clone(), each)
+        }
+        false => {
+            let last = played.trace(GROUP_SIZE - 1);
+            let last_four = last[last.len() - GROUP_SIZE..].iter().copied();
+            let (states, actions): (Vec<_>, Vec<_>) = last_four.unzip();
+            (states, actions, judged)
+        }
+    };
+    Ok(Chosen {
+        states: cartpole::batch(&states, device)?,
+        actions: Tensor::new(actions, device)?,
+        advantages: Tensor::new(advantages, device)?,
+    })
 }
 
 /// The notebook's advantages: (r − mean) / (population σ + 1e-8).
@@ -96,7 +111,8 @@ pub fn run(repairs: Repairs, seed: u64, device: &Device) -> Result<Seen> {
         let starts = cartpole::group_starts(GROUP_SIZE, 1, &mut rng);
         let played = cartpole::rollout(starts, cartpole::sampled(&policy, &mut rng, device))?;
         curve.push(report::mean_std(&played.returns()).0);
-        let loss = loss(&policy, &played, repairs, device)?;
+        let chosen = chosen(&played, repairs.all_steps, device)?;
+        let loss = loss(&policy, chosen, repairs)?;
         let gradients = gradients::of(&loss, policy.variables())?;
         largest_gradient = largest_gradient.max(gradients::norm(&gradients, policy.variables())?);
         largest_loss = largest_loss.max(f64::from(loss.to_scalar::<f32>()?.abs()));

@@ -61,7 +61,8 @@ pub fn step([x, v, angle, spin]: State, right: bool) -> State {
         / (HALF_LENGTH * (4.0 / 3.0 - POLE_MASS * (cos * cos) / TOTAL_MASS));
     let linear = u - moment * angular * cos / TOTAL_MASS;
     // Positions move with the old velocities: explicit Euler, as in the original.
-    [x + SECONDS * v, v + SECONDS * linear, angle + SECONDS * spin, spin + SECONDS * angular]
+    let change = [v, linear, spin, angular];
+    std::array::from_fn(|i| [x, v, angle, spin][i] + SECONDS * change[i])
 }
 // ANCHOR_END: step
 
@@ -186,10 +187,9 @@ impl Episodes {
 /// Passes on the errors of `act`, and refuses actions that are not 0 or 1.
 ///
 /// ```
-/// // The pole leans to the right: push to the right.
-/// let angle = |states: &[[f32; 4]]| Ok(states.iter().map(|s| u32::from(s[2] > 0.0)).collect());
-/// let played = grpo::env::cartpole::rollout(vec![[0.0, 0.0, 0.01, 0.0]], angle).unwrap();
-/// assert_eq!(played.steps[0], played.states.len());
+/// let right = |states: &[[f32; 4]]| Ok(vec![1; states.len()]);
+/// let played = grpo::env::cartpole::rollout(vec![[0.0; 4]; 2], right).unwrap();
+/// assert_eq!(played.steps, [9, 9]);
 /// ```
 pub fn rollout(
     starts: Vec<State>,
@@ -199,7 +199,8 @@ pub fn rollout(
     let (mut states, mut actions, mut episode) = (Vec::new(), Vec::new(), Vec::new());
     while !carts.running().is_empty() {
         let seen = states.len();
-        states.extend(carts.running().iter().map(|&i| carts.states()[i].map(|x| x as f32)));
+        let single = |&i: &usize| carts.states()[i].map(|x| x as f32);
+        states.extend(carts.running().iter().map(single));
         let chosen = act(&states[seen..])?;
         episode.extend(carts.running());
         carts.step(&chosen)?;
