@@ -36,7 +36,8 @@
 
   const build = (player) => {
     const { seconds, every, episodes } = JSON.parse(player.querySelector("script").textContent);
-    const last = Math.max(...episodes.map((episode) => episode.steps));
+    const longest = Math.max(...episodes.map((episode) => episode.steps));
+    const last = Math.ceil(longest / every) * every;
     const stage = make(player, "div", { class: "cartpole-lanes" });
     const lanes = episodes.map((episode) => lane(stage, episode));
     const controls = make(player, "div", { class: "cartpole-controls" });
