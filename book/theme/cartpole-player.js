@@ -2,26 +2,25 @@
 // It starts when asked to. Where motion is unwelcome, it shows stills, one a second.
 (() => {
   "use strict";
-  const NS = "http://www.w3.org/2000/svg";
-  const make = (parent, name, attributes, text) => {
-    const svg = parent.namespaceURI === NS || name === "svg";
-    const element = svg ? document.createElementNS(NS, name) : document.createElement(name);
-    for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
-    if (text) element.textContent = text;
-    return parent.appendChild(element);
+  const drawing = `<p><b></b><span></span></p>
+    <svg viewBox="-2.75 -1.3 5.5 1.6" aria-hidden="true">
+      <path class="track" d="M-2.4 .1v.12h4.8v-.12"/>
+      <g><path class="pole" d="M0 0V-1.1"/><rect class="cart" x="-.28" y="-.02" width=".56" height=".24" rx=".05"/></g>
+    </svg>`;
+  const controls = `<button type="button">Play</button><input type="range" min="0" value="0" aria-label="step">`;
+  const add = (parent, name, className, html = "") => {
+    const element = parent.appendChild(document.createElement(name));
+    element.className = className;
+    element.innerHTML = html;
+    return element;
   };
   const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
   const lane = (stage, episode) => {
-    const row = make(stage, "div", { class: "cartpole-lane" });
-    const line = make(row, "p", {});
-    make(line, "b", {}, episode.name);
-    const state = make(line, "span", {});
-    const svg = make(row, "svg", { viewBox: "-2.75 -1.3 5.5 1.6", "aria-hidden": "true" });
-    make(svg, "path", { d: "M-2.4 .1v.12h4.8v-.12", class: "track" });
-    const cart = make(svg, "g", {});
-    const pole = make(cart, "path", { d: "M0 0V-1.1", class: "pole" });
-    make(cart, "rect", { x: -0.28, y: -0.02, width: 0.56, height: 0.24, rx: 0.05, class: "cart" });
+    const row = add(stage, "div", "cartpole-lane", drawing);
+    const [name, state] = row.querySelectorAll("b, span");
+    const [cart, pole] = row.querySelectorAll("g, .pole");
+    name.textContent = episode.name;
     return (step, every) => {
       const over = step >= episode.steps;
       const frame = over ? episode.x.length - 1 : Math.floor(step / every);
@@ -38,12 +37,13 @@
     const { seconds, every, episodes } = JSON.parse(player.querySelector("script").textContent);
     const longest = Math.max(...episodes.map((episode) => episode.steps));
     const last = Math.ceil(longest / every) * every;
-    const stage = make(player, "div", { class: "cartpole-lanes" });
+    const stage = add(player, "div", "cartpole-lanes");
     const lanes = episodes.map((episode) => lane(stage, episode));
-    const controls = make(player, "div", { class: "cartpole-controls" });
-    const button = make(controls, "button", { type: "button" }, "Play");
-    const slider = make(controls, "input", { type: "range", min: 0, max: last, step: every, value: 0, "aria-label": "step" });
-    const spoken = make(player, "p", { class: "cartpole-spoken", role: "status" });
+    const [button, slider] = add(player, "div", "cartpole-controls", controls).children;
+    slider.step = every;
+    slider.max = last;
+    const spoken = add(player, "p", "cartpole-spoken");
+    spoken.setAttribute("role", "status");
     let timer = null;
 
     const show = (step) => {
