@@ -5,6 +5,7 @@
 //! ```text
 //! rollout · update                       sample, score, remember; then take steps
 //! objective                              one loss, four choices
+//! lm                                     a language model, its files and its samples
 //! policy · env                           what is trained, and where
 //! log_prob · mask · kl · sampling        tensors begin here
 //! ops                                    what is slow in Candle, by hand
@@ -25,6 +26,7 @@ pub mod device;
 pub mod env;
 pub mod gradients;
 pub mod kl;
+pub mod lm;
 pub mod log_prob;
 pub mod mask;
 pub mod memory;
