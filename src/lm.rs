@@ -17,3 +17,4 @@ pub mod config;
 pub mod decoder;
 pub mod folder;
 mod layers;
+pub mod tokenizer;

@@ -3,6 +3,7 @@
 
 mod decoder;
 mod parity;
+mod tokenizer;
 
 use candle_core::{DType, Device::Cpu, Tensor};
 use grpo::lm::{config::Config, decoder::Decoder, folder};
