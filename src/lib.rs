@@ -9,7 +9,7 @@
 //! policy · env                           what is trained, and where
 //! log_prob · mask · kl · sampling        tensors begin here
 //! ops                                    what is slow in Candle, by hand
-//! gradients · variables                  training steps
+//! gradients · optim · variables          training steps
 //! advantage · memory                     plain numbers
 //! cli · device · seed · plot · report    the ground floor
 //! ```
@@ -32,6 +32,7 @@ pub mod mask;
 pub mod memory;
 pub mod objective;
 pub mod ops;
+pub mod optim;
 pub mod plot;
 pub mod policy;
 pub mod report;

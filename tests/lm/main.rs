@@ -2,6 +2,7 @@
 //! than running.
 
 mod decoder;
+mod optim;
 mod parity;
 mod tokenizer;
 

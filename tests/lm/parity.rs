@@ -2,8 +2,8 @@
 
 use crate::{MODELS, floats, ids, numbers, oracle, read, row, rows, worst};
 use candle_core::{D, DType};
-use candle_nn::Optimizer;
-use grpo::{gradients, log_prob, policy::Policy};
+use candle_nn::{Optimizer, ParamsAdamW};
+use grpo::{gradients, log_prob, optim::AdamW, policy::Policy};
 
 /// Double precision, then single, and how far off a number may be, relative to its size
 /// where that is above 1. The oracle is in double precision apart from norms and rotary
@@ -135,8 +135,7 @@ fn gradients_and_one_clipped_step() {
             }
             let norm = gradients::clip_norm(&mut gradients, decoder.variables(), 1.0).unwrap();
             close("total norm", norm, expected["total_norm"].as_f64().unwrap());
-            let variables = decoder.variables().values().cloned().collect();
-            let mut optimizer = candle_nn::AdamW::new_lr(variables, 1e-3).unwrap();
+            let mut optimizer = AdamW::new(decoder.variables(), ParamsAdamW::default()).unwrap();
             optimizer.step(&gradients).unwrap();
             close("after", numbers(&loss())[0], expected["loss_after_one_step"].as_f64().unwrap());
         }
