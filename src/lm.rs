@@ -16,5 +16,6 @@ mod cache;
 pub mod config;
 pub mod decoder;
 pub mod folder;
+pub mod generate;
 mod layers;
 pub mod tokenizer;

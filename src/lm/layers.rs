@@ -32,10 +32,11 @@ pub struct Norm {
 
 impl Norm {
     pub fn forward(&self, x: &Tensor, pass: Pass) -> Result<Tensor> {
-        Ok(match pass {
-            Pass::Train => ops::rms_norm_slow(x, &self.weight, self.eps as f32)?,
-            Pass::Sample => ops::rms_norm(&x.contiguous()?, &self.weight, self.eps as f32)?,
-        })
+        // The fused one cannot read double precision.
+        if pass == Pass::Train || x.dtype() == DType::F64 {
+            return Ok(ops::rms_norm_slow(x, &self.weight, self.eps as f32)?);
+        }
+        Ok(ops::rms_norm(&x.contiguous()?, &self.weight, self.eps as f32)?)
     }
 }
 

@@ -2,6 +2,7 @@
 //! than running.
 
 mod decoder;
+mod generate;
 mod optim;
 mod parity;
 mod tokenizer;
