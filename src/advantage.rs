@@ -29,10 +29,12 @@ pub fn constant(rewards: &[f64], baseline: f64) -> Vec<f64> {
 /// assert!((advantages[0] - 0.25).abs() < 1e-12);
 /// assert!((advantages[3] + 0.35).abs() < 1e-12);
 /// ```
+// ANCHOR: batch_mean
 pub fn batch_mean(rewards: &[f64]) -> Vec<f64> {
     let mean = rewards.iter().sum::<f64>() / rewards.len() as f64;
     constant(rewards, mean)
 }
+// ANCHOR_END: batch_mean
 
 /// Rewards minus the mean of the *others*: rᵢ − 1/(n−1) Σ_{j≠i} rⱼ (RLOO; Kool et al.,
 /// 2019). Independent of the sample it judges, so the expected gradient keeps its length.
@@ -44,12 +46,14 @@ pub fn batch_mean(rewards: &[f64]) -> Vec<f64> {
 /// let advantages = grpo::advantage::leave_one_out(&[1.0, 0.0, 0.0]).unwrap();
 /// assert_eq!(advantages, [1.0, -0.5, -0.5]);
 /// ```
+// ANCHOR: leave_one_out
 pub fn leave_one_out(rewards: &[f64]) -> Result<Vec<f64>> {
     let n = rewards.len();
     ensure!(n >= 2, "leave-one-out needs at least 2 rewards; there are {n}");
     let sum: f64 = rewards.iter().sum();
     Ok(rewards.iter().map(|reward| reward - (sum - reward) / (n - 1) as f64).collect())
 }
+// ANCHOR_END: leave_one_out
 
 /// What a centred reward is divided by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,6 +87,7 @@ pub enum Scale {
 /// assert!((torch[3] - 1.1728).abs() < 1e-4);
 /// assert_eq!(group_relative(&[0.1 + 0.2, 0.3], 2, Scale::Population).unwrap(), [0.0, 0.0]);
 /// ```
+// ANCHOR: group_relative
 pub fn group_relative(rewards: &[f64], group_size: usize, scale: Scale) -> Result<Vec<f64>> {
     let mut advantages = Vec::with_capacity(rewards.len());
     for group in groups(rewards, group_size)? {
@@ -100,6 +105,7 @@ pub fn group_relative(rewards: &[f64], group_size: usize, scale: Scale) -> Resul
     }
     Ok(advantages)
 }
+// ANCHOR_END: group_relative
 
 /// Whether the rewards of a group say nothing: all are equal.
 ///
@@ -112,12 +118,14 @@ pub fn group_relative(rewards: &[f64], group_size: usize, scale: Scale) -> Resul
 /// assert!(grpo::advantage::is_silent(&[0.1 + 0.2, 0.3]));
 /// assert!(!grpo::advantage::is_silent(&[1.0, 1.0 + 1e-12]));
 /// ```
+// ANCHOR: is_silent
 pub fn is_silent(group: &[f64]) -> bool {
     let (low, high) = group
         .iter()
         .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), r| (low.min(*r), high.max(*r)));
     high - low <= group.len() as f64 * f64::EPSILON * low.abs().max(high.abs())
 }
+// ANCHOR_END: is_silent
 
 /// The share of silent groups. They cost as much to sample as the others, and teach
 /// nothing.
@@ -213,6 +221,7 @@ pub struct Gae {
 /// let gae = grpo::advantage::gae(&[1.0], &[5.0, 5.5], &[false], 0.99, 0.95).unwrap();
 /// assert!((gae.deltas[0] - 1.445).abs() < 1e-12);
 /// ```
+// ANCHOR: gae
 pub fn gae(rewards: &[f64], values: &[f64], done: &[bool], gamma: f64, lambda: f64) -> Result<Gae> {
     let (steps, v, d) = (rewards.len(), values.len(), done.len());
     ensure!(
@@ -235,3 +244,4 @@ pub fn gae(rewards: &[f64], values: &[f64], done: &[bool], gamma: f64, lambda: f
     let returns = advantages.iter().zip(values).map(|(a, v)| a + v).collect();
     Ok(Gae { deltas, advantages, returns })
 }
+// ANCHOR_END: gae

@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 /// # Errors
 /// Names every variable without a gradient; refuses a loss that is not one finite number.
 /// A factor that is the plain number 0 makes Candle drop the gradient as well: a reward
-/// that may be 0 belongs into a tensor.
+/// that may be 0 belongs in a tensor.
 ///
 /// ```
 /// use candle_core::{DType, Device};
@@ -33,6 +33,7 @@ use std::collections::BTreeMap;
 /// let error = grpo::gradients::of(&loss, &variables).err().unwrap().to_string();
 /// assert_eq!(error, "1 of 2 variables got no gradient: forgotten");
 /// ```
+// ANCHOR: of
 pub fn of(loss: &Tensor, variables: &Variables) -> Result<GradStore> {
     ensure!(loss.elem_count() == 1, "a loss is one number; this one has shape {:?}", loss.shape());
     let value = loss.flatten_all()?.get(0)?.to_dtype(DType::F64)?.to_scalar::<f64>()?;
@@ -49,6 +50,7 @@ pub fn of(loss: &Tensor, variables: &Variables) -> Result<GradStore> {
     }
     Ok(gradients)
 }
+// ANCHOR_END: of
 
 /// The Euclidean norm of all gradients together.
 ///

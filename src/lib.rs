@@ -4,11 +4,13 @@
 //!
 //! ```text
 //! rollout · update                       sample, score, remember; then take steps
+//! ppo · dpo · reward_model               what came before, and beside
 //! objective                              one loss, four choices
-//! log_prob · mask · kl · sampling        tensors begin here
-//! ops                                    fast versions of what is above, by hand
+//! lm                                     a language model, its files and its samples
 //! policy · env                           what is trained, and where
-//! gradients · variables                  training steps
+//! log_prob · mask · kl · sampling        tensors begin here
+//! ops                                    what is slow in Candle, by hand
+//! gradients · optim · variables          training steps
 //! advantage · memory                     plain numbers
 //! cli · device · seed · plot · report    the ground floor
 //! ```
@@ -22,17 +24,22 @@
 pub mod advantage;
 pub mod cli;
 pub mod device;
+pub mod dpo;
 pub mod env;
 pub mod gradients;
 pub mod kl;
+pub mod lm;
 pub mod log_prob;
 pub mod mask;
 pub mod memory;
 pub mod objective;
 pub mod ops;
+pub mod optim;
 pub mod plot;
 pub mod policy;
+pub mod ppo;
 pub mod report;
+pub mod reward_model;
 pub mod rollout;
 pub mod sampling;
 pub mod seed;

@@ -7,6 +7,7 @@
 //! Left out: activations, the KV cache and what a framework keeps for itself. They
 //! depend on batch, length and code, and are often the larger part.
 
+// ANCHOR: bytes
 /// Bytes held for each parameter of a model.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct BytesPerParameter {
@@ -18,6 +19,7 @@ pub struct BytesPerParameter {
     /// 0 for a frozen model.
     pub optimiser: f64,
 }
+// ANCHOR_END: bytes
 
 impl BytesPerParameter {
     /// A model that only computes: 16-bit weights.

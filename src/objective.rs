@@ -7,7 +7,7 @@
 //!        + β KL(π ‖ π_ref)            4. the leash                   Kl
 //! ```
 //!
-//! Every named variant is a row of the table in [`recipe`]. Values and gradients equal
+//! Every named variant is a row of the table in [`recipe()`]. Values and gradients equal
 //! those of TRL 1.16, which the tests check for every row.
 //!
 //! The first gradient step on fresh samples has ρ = 1 everywhere. Its loss is then minus
@@ -18,18 +18,20 @@
 //! before `exp`, because padding is selected away first and an infinite ratio of a real
 //! token is a fault to be told, not to be hidden.
 
+mod check;
 pub mod metrics;
 pub mod recipe;
 pub mod term;
 
 use crate::{Result, kl::Estimator, mask};
-use anyhow::{Context, bail, ensure};
-use candle_core::{DType, Tensor};
+use anyhow::ensure;
+use candle_core::Tensor;
+use check::check_finite;
 pub use metrics::Metrics;
-pub use recipe::{Recipe, recipe};
+pub use recipe::{Recipe, recipe, recipes};
 pub use term::Term;
 
-/// Four choices and a filter. Construct it field by field, or by name with [`recipe`].
+/// Four choices and a filter. Construct it field by field, or by name with [`recipe()`].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Objective {
     /// What the ratio ρ is taken over.
@@ -208,29 +210,15 @@ impl Objective {
             return Ok(None);
         };
         let ref_log_probs = mask::keep(ref_log_probs, &tokens.mask)?.detach();
-        check_finite("ref_log_probs", &ref_log_probs)?;
         let mut kl = self.kl.estimator.policy_ref(&tokens.log_probs, &ref_log_probs)?;
         if self.kl.corrected {
             kl = kl.broadcast_mul(&tokens.ratio)?;
         }
-        check_finite("the KL", &kl)?;
+        if self.kl.coef > 0.0 {
+            check_finite("ref_log_probs", &ref_log_probs)?;
+            check_finite("the KL", &kl)?;
+        }
         Ok(Some(kl))
-    }
-
-    /// Names the setting that is out of range.
-    ///
-    /// # Errors
-    /// Says its value and what is allowed.
-    pub fn check(&self) -> Result<()> {
-        let Kl { coef, .. } = self.kl;
-        ensure!(coef >= 0.0 && coef.is_finite(), "kl_coef is {coef}; it must be at least 0");
-        if let Aggregation::ConstantLength(length) = self.aggregation {
-            ensure!(length > 0, "the constant length is 0; it must be at least 1");
-        }
-        if let Some(threshold) = self.off_policy_threshold {
-            ensure!(!threshold.is_nan(), "off_policy_threshold is NaN; it must be a number");
-        }
-        self.term.check()
     }
 }
 
@@ -255,51 +243,4 @@ impl Aggregation {
             Self::LengthWeighted => sum_divided_by(sequences as f64 * steps),
         }
     }
-}
-
-impl Batch<'_> {
-    fn check(&self) -> Result<()> {
-        let shape = self.log_probs.dims();
-        let &[sequences, _] = shape else { bail!("log_probs is {shape:?}; it must be (B, T)") };
-        let agree = |name: &str, tensor: &Tensor, expected: &[usize]| {
-            let found = tensor.dims();
-            ensure!(
-                found == expected,
-                "{name} is {found:?} and log_probs {shape:?}; {name} must be {expected:?}"
-            );
-            Ok(())
-        };
-        agree("advantages", self.advantages, &[sequences])?;
-        agree("mask", self.mask, shape)?;
-        let others = [("old", self.old_log_probs), ("ref", self.ref_log_probs)];
-        for (name, tensor) in others {
-            tensor.map_or(Ok(()), |t| agree(&format!("{name}_log_probs"), t, shape))?;
-        }
-        self.entropy.map_or(Ok(()), |entropy| agree("entropy", entropy, shape))?;
-        let dtype = self.mask.dtype();
-        ensure!(dtype == DType::U8, "mask has dtype {dtype:?}; it must be U8");
-        ensure!(mask::total(self.mask)? > 0.0, "the mask is 0 everywhere; no token counts");
-        let group = self.group_size;
-        ensure!(
-            group > 0 && sequences.is_multiple_of(group),
-            "there are {sequences} sequences; their number must be a multiple of group_size, {group}"
-        );
-        ensure!(self.micro_batches > 0, "micro_batches is 0; it must be at least 1");
-        let tokens = self.step_tokens.unwrap_or(1.0);
-        ensure!(tokens >= 1.0, "step_tokens is {tokens}; it must be at least 1");
-        Ok(())
-    }
-}
-
-/// Refuses `x` when an entry is NaN or infinite, and says where.
-fn check_finite(name: &str, x: &Tensor) -> Result<()> {
-    let numbers = x.detach().to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
-    let Some(i) = numbers.iter().position(|number| !number.is_finite()) else { return Ok(()) };
-    let number = numbers[i];
-    let place = match x.dims() {
-        [_, width] if *width > 1 => format!(" in row {}, token {}", i / width, i % width),
-        [_, _] => format!(" in row {i}"),
-        _ => String::new(),
-    };
-    Err(anyhow::anyhow!("{name} must be finite")).context(format!("{name} is {number}{place}"))
 }

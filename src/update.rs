@@ -4,6 +4,50 @@
 //! first the ratio is 1 everywhere; from the second on the policy has moved, and the clip
 //! has something to do.
 //!
+//! One step of GRPO on a table of 4 actions in 1 state, rewarded for action 2:
+//!
+//! ```
+//! use candle_core::{DType, Device::Cpu, Tensor};
+//! use candle_nn::{AdamW, Optimizer};
+//! use grpo::{
+//!     advantage::Scale,
+//!     log_prob::{self, Scores},
+//!     mask,
+//!     objective::{Kl, Objective, recipe},
+//!     policy::{Policy, Table},
+//!     rollout::Rollout,
+//!     sampling, seed,
+//!     update::{Steps, update},
+//! };
+//! # fn main() -> grpo::Result<()> {
+//! let mut rng = seed::rng(0);
+//! let policy = Table::uniform(1, 4, DType::F32, &Cpu)?;
+//! let mut optimizer = AdamW::new_lr(policy.variables().values().cloned().collect(), 0.1)?;
+//! let objective = Objective { kl: Kl::new(0.0), ..recipe("grpo", 1)?.objective };
+//!
+//! // Sample a group of 8, score it, remember it.
+//! let prompts = Tensor::zeros((8, 1), DType::U32, &Cpu)?;
+//! let logits = policy.logits(&prompts.flatten_all()?)?.unsqueeze(1)?; // (8, 1, 4)
+//! let tokens = sampling::sample(&logits.squeeze(1)?, &mut rng)?.unsqueeze(1)?; // (8, 1)
+//! let old_log_probs = log_prob::of(&logits, &tokens)?;
+//! let rewards = tokens.eq(2u32)?.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?;
+//! let mask = mask::of_lengths(&[1; 8], 1, &Cpu)?;
+//! let rollout = Rollout::new(prompts, tokens, mask, old_log_probs, rewards, 8, Scale::Trl)?;
+//!
+//! // Two gradient steps on it.
+//! let score = |rollout: &Rollout| -> grpo::Result<Scores> {
+//!     let logits = policy.logits(&rollout.prompts.flatten_all()?)?.unsqueeze(1)?;
+//!     Ok(log_prob::of(&logits, &rollout.tokens)?.into())
+//! };
+//! let steps = Steps { epochs: 2, max_norm: 1.0 };
+//! let taken =
+//!     update(score, policy.variables(), &mut optimizer, &rollout, &objective, steps)?;
+//! assert_eq!(taken[0].metrics.ratio_mean, 1.0);
+//! assert!(taken[1].metrics.loss < taken[0].metrics.loss);
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! Left out: minibatches, which are a loop over [`Rollout::select`] in the chapter that
 //! wants them, and a schedule for the learning rate.
 
@@ -42,6 +86,7 @@ pub struct Step {
 /// Says in which epoch what went wrong: a variable without a gradient, a quantity that is
 /// not finite (the first one, with its row and token), or what [`Objective::loss`]
 /// refuses. The variables keep the values of the last good step.
+// ANCHOR: update
 pub fn update(
     score: impl Fn(&Rollout) -> Result<Scores>,
     variables: &Variables,
@@ -63,3 +108,4 @@ pub fn update(
     };
     (0..epochs).map(|epoch| step().with_context(|| format!("epoch {epoch}"))).collect()
 }
+// ANCHOR_END: update

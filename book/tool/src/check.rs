@@ -36,8 +36,11 @@ pub fn check(workspace: &Workspace) -> Result<Vec<Problem>> {
             let pages_are_whole = found.is_empty();
             problems.extend(found);
             let built = links::check(workspace, &dir)?;
-            // A directive that failed stays on its page as written: say it once, with its reason.
-            let repeated = |p: &Problem| !pages_are_whole && p.message.starts_with("a raw {{#");
+            // A directive that failed stays on its page as written, and its figure is not there: say it once.
+            let follows = |p: &Problem| {
+                p.message.starts_with("a raw {{#") || p.message.contains("the id \"fig-")
+            };
+            let repeated = |p: &Problem| !pages_are_whole && follows(p);
             problems.extend(built.into_iter().filter(|p| !repeated(p)));
         }
         Err(error) => {

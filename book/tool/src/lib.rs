@@ -26,4 +26,5 @@ pub mod recording;
 pub mod serve;
 pub mod site;
 pub mod tokens;
+pub mod warnings;
 pub mod workspace;

@@ -3,6 +3,7 @@
 //! Left out: whether a page on the web still exists, because a book must build and pass on a train.
 
 use crate::html::{Page, css_loads, is_foreign};
+use crate::preprocess::prose_places;
 use crate::problem::{Problem, line_at, slashed};
 use crate::workspace::{Workspace, read};
 use anyhow::Result;
@@ -29,6 +30,7 @@ pub fn check(workspace: &Workspace, dir: &Path) -> Result<Vec<Problem>> {
         // mdBook writes 404.html for whatever place it is served at, and print.html from the pages already seen.
         if name != Path::new("404.html") && name != Path::new("print.html") {
             problems.extend(dead_links(name, page, &pages, &files, &source));
+            problems.extend(missing_files(name, page, &files, &source));
         }
     }
     for file in &files {
@@ -71,7 +73,9 @@ fn page_problems(page: &Page, source: &Source) -> Vec<Problem> {
     for raw in ["{{#", "$$"] {
         if page.prose.contains(raw) {
             let message = format!("a raw {raw} reaches the reader");
-            problems.push(source.problem(&[raw], message));
+            let at = prose_places(&source.text, raw);
+            let line = at.first().map(|at| line_at(&source.text, *at));
+            problems.push(Problem::new(&source.file, line, message));
         }
     }
     for load in page.loads.iter().filter(|load| is_foreign(load)) {
@@ -126,6 +130,20 @@ fn dead_links(
         {
             let message = format!("dead link {written:?}: nothing there has the id {fragment:?}");
             problems.push(source.problem(&needles, message));
+        }
+    }
+    problems
+}
+
+/// Pictures, scripts and style sheets that a page loads from the book, and that are not in it.
+fn missing_files(name: &Path, page: &Page, files: &[PathBuf], source: &Source) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for load in page.loads.iter().filter(|load| !is_foreign(load)) {
+        let path = load.split(['#', '?']).next().unwrap_or("");
+        let target = normal(&name.parent().unwrap_or(Path::new("")).join(path));
+        if !path.is_empty() && !path.starts_with("data:") && !files.contains(&target) {
+            let message = format!("the page loads {path:?}, and the book has no such file");
+            problems.push(source.problem(&[path], message));
         }
     }
     problems

@@ -19,7 +19,12 @@ use std::rc::Rc;
 ///
 /// Without a command it serves the book at http://127.0.0.1:3000.
 #[derive(Parser)]
-#[command(name = "cargo book", version, args_conflicts_with_subcommands = true)]
+#[command(
+    name = "cargo book",
+    bin_name = "cargo book",
+    version,
+    args_conflicts_with_subcommands = true
+)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,

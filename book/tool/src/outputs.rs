@@ -50,7 +50,7 @@ pub fn block(
     };
     Ok(format!(
         "<figure class=\"output output-{kind}\"><div class=\"output-command\"><code>{}</code></div>\
-         <pre class=\"output-text\" role=\"region\" aria-label=\"Output: {}\"><samp>{}</samp></pre>\
+         <pre class=\"output-text\" role=\"group\" aria-label=\"Output: {}\"><samp>{}</samp></pre>\
          <figcaption>{sentence}</figcaption></figure>",
         escape(&recording.command()),
         escape(&label),

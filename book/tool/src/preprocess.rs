@@ -17,7 +17,7 @@ use crate::workspace::{Workspace, chapter_number, read};
 use anyhow::Result;
 use mdbook_preprocessor::book::{Book, BookItem, Chapter};
 use mdbook_preprocessor::{Preprocessor, PreprocessorContext};
-use pulldown_cmark::{CodeBlockKind, Event, Options, Parser, Tag, html};
+use pulldown_cmark::{CodeBlockKind, Event, Options, Parser, Tag, TagEnd, html};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -126,12 +126,27 @@ fn expand(text: &str, page: &Path, around: &Around, problems: &mut Vec<Problem>)
     // Only whole directives were overwritten, and only by ASCII.
     let masked = String::from_utf8_lossy(&masked);
     let parser = Parser::new_ext(&masked, markdown_options());
+    let mut in_heading = false;
     for (event, range) in parser.into_offset_iter() {
         let (tex, display) = match event {
             Event::InlineMath(tex) => (tex, false),
             Event::DisplayMath(tex) => (tex, true),
+            Event::Start(Tag::Heading { .. }) => {
+                in_heading = true;
+                continue;
+            }
+            Event::End(TagEnd::Heading(_)) => {
+                in_heading = false;
+                continue;
+            }
             _ => continue,
         };
+        if in_heading {
+            let message =
+                "a formula in a heading: the table of contents would show its TeX; use words";
+            report(range.start, message.into());
+            continue;
+        }
         match around.math.render(&tex, display) {
             Ok(html) if display => {
                 edits.push((range, format!("<span class=\"formula\">{html}</span>")));
@@ -140,7 +155,26 @@ fn expand(text: &str, page: &Path, around: &Around, problems: &mut Vec<Problem>)
             Err(error) => report(range.start, format!("KaTeX rejects the formula: {error}")),
         }
     }
+    for at in lone_dollars(text) {
+        report(
+            at,
+            "this $ begins no formula: balance its braces, close it, or write \\$ for the sign"
+                .into(),
+        );
+    }
     apply(text, edits)
+}
+
+/// Single dollars in prose. Markdown takes `$…$` with unbalanced braces for text, and would show the TeX.
+fn lone_dollars(text: &str) -> Vec<usize> {
+    let bytes = text.as_bytes();
+    let alone = |at: usize| {
+        let before = at.checked_sub(1).map(|b| bytes[b]);
+        let after = bytes.get(at + 1).copied();
+        before != Some(b'$') && before != Some(b'\\') && after != Some(b'$')
+    };
+    let prose = prose_places(text, "$");
+    prose.into_iter().filter(|at| alone(*at)).collect()
 }
 
 /// What a directive becomes: an edit, nothing (mdBook does the rest), or what is wrong with it.
@@ -162,21 +196,19 @@ fn directive_edit(
             let Some(block) = code.iter().find(|range| range.contains(&at)) else {
                 return Ok(None);
             };
-            let first_line = text[block.start..at].trim_end_matches('\n');
+            let first_line = text[block.start..at].trim_end();
             if first_line.contains('\n') {
                 return Ok(None);
             }
             let start = text[..block.start].rfind('\n').map_or(0, |n| n + 1);
             let indent = &text[start..block.start];
-            if !indent.chars().all(|c| " \t>".contains(c)) {
-                return Ok(None);
+            if !indent.is_empty() {
+                // mdBook indents only the first of the included lines, and the block would end after it.
+                return Err(one("an include cannot stand in a list or a quotation".into()));
             }
             let label = outputs::escape(&caption);
-            // The blank line ends the HTML block; the indent keeps both inside a list.
-            let html = format!(
-                "{indent}<div class=\"source-name\"><code>{label}</code></div>\n{}\n",
-                indent.trim_end()
-            );
+            // The blank line ends the HTML block.
+            let html = format!("<div class=\"source-name\"><code>{label}</code></div>\n\n");
             Ok(Some((start..start, html)))
         }
         ("output", [name]) => block(text, directive, output(around, name, None)),
@@ -276,10 +308,7 @@ fn inline_markdown(text: &str, math: &Math) -> Result<String, String> {
     let mut failed = None;
     let events: Vec<Event> = Parser::new_ext(text, markdown_options())
         .filter(|event| {
-            !matches!(
-                event,
-                Event::Start(Tag::Paragraph) | Event::End(pulldown_cmark::TagEnd::Paragraph)
-            )
+            !matches!(event, Event::Start(Tag::Paragraph) | Event::End(TagEnd::Paragraph))
         })
         .map(|event| {
             let (tex, display) = match event {
@@ -380,6 +409,22 @@ fn code_ranges(text: &str) -> Vec<Range<usize>> {
         }
     }
     ranges
+}
+
+/// The places where a text stands in prose, and not in code, a formula, HTML or a directive.
+pub fn prose_places(text: &str, needle: &str) -> Vec<usize> {
+    let mut other = code_ranges(text);
+    for (event, range) in Parser::new_ext(text, markdown_options()).into_offset_iter() {
+        if matches!(
+            event,
+            Event::InlineMath(_) | Event::DisplayMath(_) | Event::Html(_) | Event::InlineHtml(_)
+        ) {
+            other.push(range);
+        }
+    }
+    other.extend(directives::find(text).0.into_iter().map(|d| d.range));
+    let places = text.match_indices(needle).map(|(at, _)| at);
+    places.filter(|at| !inside(&other, *at)).collect()
 }
 
 fn inside(ranges: &[Range<usize>], at: usize) -> bool {

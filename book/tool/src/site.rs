@@ -6,8 +6,9 @@
 //! Left out: building only the pages that changed, because the whole book takes less than a second.
 
 use crate::math::Math;
-use crate::preprocess::Expand;
+use crate::preprocess::{Expand, NAME};
 use crate::problem::{Problem, Problems};
+use crate::warnings;
 use crate::workspace::Workspace;
 use anyhow::{Context, Result, bail};
 use mdbook_driver::MDBook;
@@ -23,13 +24,22 @@ pub fn render(workspace: &Workspace, dest: &Path, math: &Rc<Math>) -> Result<Vec
     let mut config = Config::from_disk(&config_path)
         .with_context(|| format!("cannot read {}", config_path.display()))?;
     config.build.build_dir = dest.to_path_buf();
+    // Pages are verified as they were written, before mdBook expands its includes.
+    config.set(format!("preprocessor.{NAME}.before"), ["links"])?;
+    config.set(format!("preprocessor.{NAME}.command"), "book preprocess")?;
     let mut book = MDBook::load_with_config(workspace.book(), config)
         .context("cannot load the book: book/text/SUMMARY.md")?;
     let problems = Rc::new(RefCell::new(Vec::new()));
     // Replaces the command of the same name in book.toml, which serves those who run mdBook's own program.
     book.with_preprocessor(Expand::new(workspace.clone(), Rc::clone(math), Rc::clone(&problems)));
-    book.build().context("cannot build the book")?;
-    let found = problems.take();
+    let text = workspace.relative(&workspace.text());
+    let (built, warnings) = warnings::heard(&text, || book.build());
+    built.context("cannot build the book")?;
+    let mut found = problems.take();
+    // With a problem of ours on the page, mdBook's complaint is about what that left behind.
+    if found.is_empty() {
+        found = warnings;
+    }
     Ok(found)
 }
 

@@ -18,8 +18,14 @@ pub struct Workspace {
 
 #[derive(Deserialize, Default)]
 struct CargoToml {
+    package: Option<Named>,
     #[serde(default)]
     bin: Vec<Bin>,
+}
+
+#[derive(Deserialize)]
+struct Named {
+    name: String,
 }
 
 #[derive(Deserialize)]
@@ -37,7 +43,9 @@ struct CargoLock {
 #[derive(Deserialize)]
 struct Package {
     name: String,
-    version: String,
+    version: Option<String>,
+    #[serde(default)]
+    dependencies: Vec<String>,
 }
 
 impl Workspace {
@@ -115,12 +123,8 @@ impl Workspace {
 
     /// The binaries of the chapters, from `Cargo.toml`: name and path.
     pub fn binaries(&self) -> Result<BTreeMap<String, PathBuf>> {
-        let path = self.root.join("Cargo.toml");
-        let text = read(&path)?;
-        let manifest: CargoToml =
-            toml::from_str(&text).with_context(|| format!("cannot parse {}", path.display()))?;
         let mut binaries = BTreeMap::new();
-        for bin in manifest.bin {
+        for bin in self.manifest()?.bin {
             if chapter_number(&bin.name).is_some() {
                 let path = bin.path.unwrap_or_default();
                 binaries.insert(bin.name, PathBuf::from(path));
@@ -129,24 +133,32 @@ impl Workspace {
         Ok(binaries)
     }
 
-    /// The locked version of each package named.
+    /// The locked versions of those dependencies of the chapters' package that are named.
     pub fn locked_versions(&self, names: &[&str]) -> Result<BTreeMap<String, String>> {
         let path = self.root.join("Cargo.lock");
-        let text = read(&path)?;
-        let lock: CargoLock =
-            toml::from_str(&text).with_context(|| format!("cannot parse {}", path.display()))?;
-        let wanted =
-            lock.package.into_iter().filter(|package| names.contains(&package.name.as_str()));
-        let mut versions: BTreeMap<String, String> = BTreeMap::new();
-        for package in wanted {
-            // Two versions of one crate in the graph: both matter, and neither order nor count may.
-            let both = versions.entry(package.name).or_default();
-            if !both.is_empty() {
-                both.push(' ');
+        let lock: CargoLock = toml::from_str(&read(&path)?)
+            .with_context(|| format!("cannot parse {}", path.display()))?;
+        let own = self.manifest()?.package.map(|package| package.name);
+        let own = lock.package.iter().find(|p| Some(&p.name) == own.as_ref());
+        let mut versions = BTreeMap::new();
+        for dependency in own.map_or(&[][..], |package| &package.dependencies) {
+            // "rand", or "rand 0.9.5" where other packages use another version.
+            let (name, version) = match dependency.split_once(' ') {
+                Some((name, version)) => (name, Some(version)),
+                None => (dependency.as_str(), None),
+            };
+            if names.contains(&name) {
+                let only = lock.package.iter().find(|p| p.name == name);
+                let version = version.or(only.and_then(|p| p.version.as_deref()));
+                versions.insert(name.to_owned(), version.unwrap_or("none").to_owned());
             }
-            both.push_str(&package.version);
         }
         Ok(versions)
+    }
+
+    fn manifest(&self) -> Result<CargoToml> {
+        let path = self.root.join("Cargo.toml");
+        toml::from_str(&read(&path)?).with_context(|| format!("cannot parse {}", path.display()))
     }
 }
 
