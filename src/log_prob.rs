@@ -44,6 +44,7 @@ pub fn at_temperature(logits: &Tensor, ids: &Tensor, temperature: f64) -> Result
     }
 }
 
+// ANCHOR: slow
 /// [`at_temperature`] in Candle's own operations, on any device. It keeps copies of the
 /// logits for the backward pass.
 ///
@@ -54,6 +55,7 @@ pub fn slow(logits: &Tensor, ids: &Tensor, temperature: f64) -> Result<Tensor> {
     let chosen = logits.gather(&ids.unsqueeze(D::Minus1)?, D::Minus1)?.squeeze(D::Minus1)?;
     Ok((chosen - logits.log_sum_exp(D::Minus1)?)?)
 }
+// ANCHOR_END: slow
 
 /// What a policy says about given completions.
 #[derive(Debug, Clone)]
@@ -71,6 +73,7 @@ impl From<Tensor> for Scores {
     }
 }
 
+// ANCHOR: completion
 /// Scores of the completions. The logits at a position are about the token *after* it:
 ///
 /// ```text
@@ -104,6 +107,7 @@ pub fn completion(
     let log_probs = at_temperature(&logits, &tokens, temperature)?;
     Ok(Scores { log_probs, entropy: Some(entropy(&logits, temperature)?) })
 }
+// ANCHOR_END: completion
 
 /// The entropy −Σ_v π(v) log π(v) of each distribution, in nats: logits (…, V) → (…),
 /// without a gradient. It is not the mean of −log π over sampled tokens, which only

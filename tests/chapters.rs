@@ -7,11 +7,12 @@ use std::{
 };
 
 /// Each binary, and the arguments that keep it short.
-const CHAPTERS: [(&str, &[&str]); 7] = [
+const CHAPTERS: [(&str, &[&str]); 8] = [
     (env!("CARGO_BIN_EXE_ch01_reinforce"), &[]),
     (env!("CARGO_BIN_EXE_ch02_baselines"), &[]),
     (env!("CARGO_BIN_EXE_ch03_cartpole"), &["--quick"]),
     (env!("CARGO_BIN_EXE_ch04_advantages"), &[]),
+    (env!("CARGO_BIN_EXE_ch05_log_probs"), &[]),
     (env!("CARGO_BIN_EXE_ch06_grpo_step"), &[]),
     (env!("CARGO_BIN_EXE_ch07_reward_model"), &["--quick"]),
     (env!("CARGO_BIN_EXE_ch08_group_size"), &["--quick"]),

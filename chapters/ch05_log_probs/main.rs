@@ -123,7 +123,6 @@ fn gather(out: &mut Output, device: &Device) -> Result<()> {
     Ok(())
 }
 
-// ANCHOR: policy
 /// A policy that reads everything before it, the nearest tokens most: the embeddings of
 /// the past, each half as loud as the one after it, then one hidden layer. Its weights
 /// start large, so that it is as decided as a trained policy.
@@ -171,14 +170,12 @@ impl Policy for Recency {
         &self.variables
     }
 }
-// ANCHOR_END: policy
 
 /// The policy of this run.
 fn policy(run: &RunArgs, vocabulary: usize) -> Result<Recency> {
     Recency::new(vocabulary, &mut seed::stream(run.seed, &[vocabulary as u64]), &run.device)
 }
 
-// ANCHOR: sample
 /// Completions (B, `length`) of the prompts (B, P), and the log-probability (B, `length`)
 /// that each token had when it was drawn.
 fn sample(
@@ -198,9 +195,7 @@ fn sample(
     }
     Ok((sequences.narrow(1, prompts.dim(1)?, length)?, Tensor::cat(&log_probs, 1)?))
 }
-// ANCHOR_END: sample
 
-// ANCHOR: padding
 /// Two prompts of 2 and 4 tokens, padded on the `left` or on the right, followed by
 /// completions of 3 and 2 tokens, padded on the right. Ids and what is not padding.
 fn two_rows(left: bool, device: &Device) -> Result<(Tensor, Tensor)> {
@@ -217,7 +212,6 @@ fn two_rows(left: bool, device: &Device) -> Result<(Tensor, Tensor)> {
     let completion_mask = mask::of_lengths(&lengths, 3, device)?;
     Ok((Tensor::cat(&[&ids, &completions], 1)?, Tensor::cat(&[&real, &completion_mask], 1)?))
 }
-// ANCHOR_END: padding
 
 /// The two rows of [`two_rows`], each scored alone and without any padding.
 fn alone(policy: &Recency, device: &Device) -> Result<[Vec<f64>; 2]> {
@@ -317,7 +311,6 @@ const SCORINGS: [(&str, Scoring); 5] = [
     ("other temperature", Scoring::AtTemperature(1.0)),
 ];
 
-// ANCHOR: exact
 /// Every completion there is, behind the prompt: (V^T, P + T).
 fn every_sequence(device: &Device) -> Result<Tensor> {
     let count = VOCABULARY.pow(LENGTH as u32);
@@ -354,7 +347,6 @@ fn mean_loss(policy: &Recency, scoring: Scoring, weights: &Tensor) -> Result<Ten
     let log_probs = scoring.log_probs(&policy.logits(&sequences)?, &sequences)?;
     Ok((log_probs.sum(1)? * weights)?.sum_all()?.neg()?)
 }
-// ANCHOR_END: exact
 
 /// All gradients in one row, in the order of the names; `None` where there is none.
 fn flat(loss: &Tensor, variables: &Variables) -> Result<Option<Vec<f64>>> {
@@ -440,7 +432,6 @@ fn mistakes(out: &mut Output, run: &RunArgs) -> Result<()> {
     Ok(())
 }
 
-// ANCHOR: positions
 /// How strongly the loss of one completion pulls at the logits of each position.
 fn pull(scoring: Scoring, logits: &Tensor, sequence: &Tensor) -> Result<Vec<f64>> {
     let logits = Var::from_tensor(logits)?;
@@ -449,7 +440,6 @@ fn pull(scoring: Scoring, logits: &Tensor, sequence: &Tensor) -> Result<Vec<f64>
     let Some(gradient) = gradients.get(&logits) else { return Ok(vec![0.0; sequence.dim(1)?]) };
     Ok(gradient.sqr()?.sum(D::Minus1)?.sqrt()?.squeeze(0)?.to_vec1()?)
 }
-// ANCHOR_END: positions
 
 fn positions(out: &mut Output, run: &RunArgs) -> Result<()> {
     out.section(Kind::Exact, "positions", "Which positions get a gradient");
@@ -646,7 +636,6 @@ fn temperature(out: &mut Output, run: &RunArgs) -> Result<()> {
     out.figure("temperature", &figure)
 }
 
-// ANCHOR: differences
 /// For each variable, how far autograd is from finite differences at most.
 fn largest_differences(policy: &Recency) -> Result<Vec<(String, usize, f64)>> {
     let sequences = every_sequence(policy.embedding.device())?;
@@ -663,7 +652,6 @@ fn largest_differences(policy: &Recency) -> Result<Vec<(String, usize, f64)>> {
     }
     Ok(differences)
 }
-// ANCHOR_END: differences
 
 fn differences(out: &mut Output, run: &RunArgs) -> Result<()> {
     out.section(Kind::Exact, "differences", "Autograd against finite differences");
