@@ -52,7 +52,8 @@ pub fn at_temperature(logits: &Tensor, ids: &Tensor, temperature: f64) -> Result
 /// Passes on Candle's error when the shapes disagree.
 pub fn slow(logits: &Tensor, ids: &Tensor, temperature: f64) -> Result<Tensor> {
     let logits = (logits / temperature)?;
-    let chosen = logits.gather(&ids.unsqueeze(D::Minus1)?, D::Minus1)?.squeeze(D::Minus1)?;
+    let column = ids.unsqueeze(D::Minus1)?;
+    let chosen = logits.gather(&column, D::Minus1)?.squeeze(D::Minus1)?;
     Ok((chosen - logits.log_sum_exp(D::Minus1)?)?)
 }
 // ANCHOR_END: slow
@@ -97,10 +98,7 @@ pub fn completion(
 ) -> Result<Scores> {
     check(logits, sequences, temperature)?;
     let width = sequences.dim(D::Minus1)?;
-    ensure!(
-        (1..width).contains(&prompt_length),
-        "prompt_length is {prompt_length}; of {width} tokens it must leave one, and be at least 1"
-    );
+    check_prompt_length(prompt_length, width)?;
     let length = width - prompt_length;
     let logits = logits.narrow(1, prompt_length - 1, length)?;
     let tokens = sequences.narrow(1, prompt_length, length)?;
@@ -149,6 +147,14 @@ pub fn table(logits: &Tensor) -> Result<Tensor> {
 pub fn probabilities(logits: &Tensor) -> Result<Vec<f64>> {
     let logits = logits.to_dtype(DType::F64)?;
     Ok(candle_nn::ops::softmax(&logits, D::Minus1)?.to_vec1()?)
+}
+
+fn check_prompt_length(prompt_length: usize, width: usize) -> Result<()> {
+    ensure!(
+        (1..width).contains(&prompt_length),
+        "prompt_length is {prompt_length}; of {width} tokens it must leave one, and be at least 1"
+    );
+    Ok(())
 }
 
 fn check(logits: &Tensor, ids: &Tensor, temperature: f64) -> Result<()> {

@@ -101,7 +101,7 @@ fn pick(table: &Tensor, ids: &Tensor) -> Result<Vec<f64>> {
 fn gather(out: &mut Output, device: &Device) -> Result<()> {
     out.section(Kind::Exact, "gather", "One number from each row");
     let (log_probs, ids) = (Tensor::new(&LOG_PROBS, device)?, Tensor::new(&CHOSEN, device)?);
-    let mut table = Table::new(["position", "the", "answer", "is", "4", "hello", "row sums to"]);
+    let mut table = Table::new(["position", "the", "answer", "is", "4", "hello", "probabilities"]);
     for (t, row) in LOG_PROBS.iter().enumerate() {
         let cell = |i: usize| {
             let star = if i as u32 == CHOSEN[t] { "*" } else { " " };
@@ -286,19 +286,22 @@ enum Scoring {
 impl Scoring {
     /// Logits (B, P + T, V) of the sequences (B, P + T) → log-probabilities (B, T).
     fn log_probs(self, logits: &Tensor, sequences: &Tensor) -> Result<Tensor> {
+        let score = |logits: &Tensor, prompt, temperature| {
+            Ok(completion(logits, sequences, prompt, temperature)?.log_probs)
+        };
         let prompt = PROMPT.len();
-        let scores = match self {
-            Self::Right => completion(logits, sequences, prompt, TEMPERATURE)?,
-            Self::NoGradient => completion(&logits.detach(), sequences, prompt, TEMPERATURE)?,
+        match self {
+            Self::Right => score(logits, prompt, TEMPERATURE),
+            Self::NoGradient => score(&logits.detach(), prompt, TEMPERATURE),
             Self::OffByOne => {
                 let length = sequences.dim(1)? - prompt;
                 let logits = logits.narrow(1, prompt, length)?;
-                at_temperature(&logits, &sequences.narrow(1, prompt, length)?, TEMPERATURE)?.into()
+                let tokens = sequences.narrow(1, prompt, length)?;
+                at_temperature(&logits, &tokens, TEMPERATURE)
             }
-            Self::WithPrompt => completion(logits, sequences, 1, TEMPERATURE)?,
-            Self::AtTemperature(other) => completion(logits, sequences, prompt, other)?,
-        };
-        Ok(scores.log_probs)
+            Self::WithPrompt => score(logits, 1, TEMPERATURE),
+            Self::AtTemperature(other) => score(logits, prompt, other),
+        }
     }
 }
 // ANCHOR_END: scoring
@@ -377,16 +380,16 @@ fn truth(policy: &Recency) -> Result<(Vec<f64>, f64)> {
 }
 
 // ANCHOR: fresh
-/// log π − log π_old on completions that were just sampled. Nothing has moved yet, so
-/// every number must be 0.
-fn fresh_log_ratios(policy: &Recency, scoring: Scoring, rng: &mut StdRng) -> Result<Vec<f64>> {
+/// log π − log π_old of 64 completions that were just sampled, (64, T). Nothing has
+/// moved yet, so every number must be 0.
+fn fresh(policy: &Recency, scoring: Scoring, rng: &mut StdRng) -> Result<Tensor> {
     let prompts = Tensor::new(&[PROMPT; 64], policy.embedding.device())?;
-    let (tokens, old_log_probs) = sample(policy, &prompts, LENGTH, TEMPERATURE, rng)?;
+    let (tokens, old) = sample(policy, &prompts, LENGTH, TEMPERATURE, rng)?;
     let sequences = Tensor::cat(&[&prompts, &tokens], 1)?;
-    let log_probs = scoring.log_probs(&policy.logits(&sequences)?, &sequences)?.detach();
+    let log_probs = scoring.log_probs(&policy.logits(&sequences)?, &sequences)?;
     // With the prompt in the loss there are more columns than tokens were sampled.
     let log_probs = log_probs.narrow(1, log_probs.dim(1)? - LENGTH, LENGTH)?;
-    Ok((log_probs - old_log_probs)?.flatten_all()?.to_vec1()?)
+    Ok((log_probs.detach() - old)?)
 }
 // ANCHOR_END: fresh
 
@@ -396,13 +399,15 @@ fn mistakes(out: &mut Output, run: &RunArgs) -> Result<()> {
     let (exact, j) = truth(&policy)?;
     let sequences = every_sequence(&run.device)?;
     let (raw, centred) = (weights(&policy, &sequences, 0.0)?, weights(&policy, &sequences, j)?);
-    println!("expected reward {j:.4}; gradients are means over all 216 completions\n");
+    println!(
+        "loss and gradient are means over all 216 completions; the expected reward is {j:.4}\n"
+    );
     let mut table = Table::new([
         "scoring",
-        "mean loss",
-        "variables with a gradient",
-        "ratio on fresh samples",
-        "cosine, raw rewards",
+        "loss",
+        "gradients",
+        "fresh ratio",
+        "cosine, raw",
         "cosine, centred",
     ]);
     for (name, scoring) in SCORINGS {
@@ -413,13 +418,14 @@ fn mistakes(out: &mut Output, run: &RunArgs) -> Result<()> {
         };
         let reached = loss.backward()?;
         let reached = policy.variables().values().filter(|v| reached.get(v).is_some()).count();
-        let ratios = fresh_log_ratios(&policy, scoring, &mut seed::stream(run.seed, &[1]))?;
-        let (low, high) = ratios.iter().fold((0f64, 0f64), |(l, h), &x| (l.min(x), h.max(x)));
+        let ratios = fresh(&policy, scoring, &mut seed::stream(run.seed, &[1]))?.exp()?;
+        let [low, high] = [ratios.min_all()?, ratios.max_all()?];
+        let (low, high) = (low.to_scalar::<f64>()?, high.to_scalar::<f64>()?);
         table.row([
             name.into(),
             format!("{:.4}", loss.to_scalar::<f64>()?),
             format!("{reached} of {}", policy.variables().len()),
-            format!("{:.2} to {:.2}", low.exp(), high.exp()),
+            format!("{:.2} to {:.2}", low, high),
             cosine_of(&loss)?,
             cosine_of(&mean_loss(&policy, scoring, &centred)?)?,
         ]);
@@ -427,7 +433,7 @@ fn mistakes(out: &mut Output, run: &RunArgs) -> Result<()> {
     print!("{table}");
     let loss = mean_loss(&policy, Scoring::NoGradient, &raw)?;
     if let Err(error) = gradients::of(&loss, policy.variables()) {
-        println!("\nthe canary, on the second row: {error}");
+        println!("\nthe canary, on the second row:\n{error}");
     }
     Ok(())
 }
@@ -480,8 +486,8 @@ const TEXT: [&str; 4] = [
     "what is 34 * 10? the answer is 340",
 ];
 
-/// A byte-pair tokenizer as GPT-2 has it: within words, a word taking the space before
-/// it along, the most frequent neighbours are merged again and again, to 48 tokens.
+/// A byte-pair tokenizer as GPT-2 has it. Within a word, and a word includes the space
+/// before it, the most frequent neighbours are merged again and again.
 fn tokenizer() -> Result<Tokenizer> {
     let trainer = BpeTrainerBuilder::new()
         .vocab_size(48)
@@ -507,8 +513,8 @@ fn encode(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>> {
 // ANCHOR: retokenise
 /// What the notebook does: to text, behind the prompt, and back to ids. Returns what it
 /// then takes for the completion: everything after as many ids as the prompt alone has.
-fn through_text(tokenizer: &Tokenizer, prompt: &str, completion: &[u32]) -> Result<Vec<u32>> {
-    let text = tokenizer.decode(completion, true).map_err(anyhow::Error::msg)?;
+fn through_text(tokenizer: &Tokenizer, prompt: &str, ids: &[u32]) -> Result<Vec<u32>> {
+    let text = tokenizer.decode(ids, true).map_err(anyhow::Error::msg)?;
     let together = encode(tokenizer, &format!("{prompt}{text}"))?;
     let boundary = encode(tokenizer, prompt)?.len();
     Ok(together.get(boundary..).unwrap_or_default().to_vec())
