@@ -433,7 +433,8 @@ fn mistakes(out: &mut Output, run: &RunArgs) -> Result<()> {
     print!("{table}");
     let loss = mean_loss(&policy, Scoring::NoGradient, &raw)?;
     if let Err(error) = gradients::of(&loss, policy.variables()) {
-        println!("\nthe canary, on the second row:\n{error}");
+        let error = error.to_string().replace(": ", ":\n");
+        println!("\nthe canary, on the second row: {error}");
     }
     Ok(())
 }
