@@ -17,7 +17,7 @@ use crate::{
     Result,
     advantage::gae,
     mask,
-    objective::{Batch, Metrics, Objective},
+    objective::{Aggregation, Batch, Metrics, Objective},
     rollout::Rollout,
 };
 use anyhow::ensure;
@@ -102,8 +102,8 @@ impl Ppo {
             ref_log_probs: reference.as_ref(),
             ..Batch::new(&log_probs, &advantages, &mask)
         };
-        let objective =
-            Objective { aggregation: crate::objective::Aggregation::TokenMean, ..self.objective };
+        let mean_of_tokens = Aggregation::TokenMean;
+        let objective = Objective { aggregation: mean_of_tokens, ..self.objective };
         let (policy, metrics) = objective.loss(&batch)?;
         let critic = value_loss(values, &estimates.returns, &rollout.mask)?;
         Ok(((policy + (critic * self.value_coef)?)?, metrics))
