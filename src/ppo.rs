@@ -52,6 +52,22 @@ impl Ppo {
     ///
     /// # Errors
     /// Says the shapes when they disagree, and names γ or λ out of 0..=1.
+    ///
+    /// ```
+    /// use candle_core::{Device::Cpu, Tensor};
+    /// use grpo::{advantage::Scale, mask, objective::recipe, ppo::Ppo, rollout::Rollout};
+    /// let ids = |n: u32| Tensor::new(&[[n]], &Cpu).unwrap();
+    /// let mask = mask::of_lengths(&[1], 1, &Cpu).unwrap();
+    /// let old = Tensor::new(&[[-1.0f64]], &Cpu).unwrap();
+    /// let rollout =
+    ///     Rollout::new(ids(0), ids(7), mask, old, vec![1.0], 1, Scale::None).unwrap();
+    /// let objective = recipe("grpo", 1).unwrap().objective;
+    /// let ppo = Ppo { objective, gamma: 1.0, lambda: 0.95, value_coef: 0.5 };
+    /// let values = Tensor::new(&[[0.25f64]], &Cpu).unwrap();
+    /// let estimates = ppo.estimate(&rollout, &values).unwrap();
+    /// // One token: the advantage is R − V.
+    /// assert_eq!(estimates.advantages.to_vec2::<f64>().unwrap(), [[0.75]]);
+    /// ```
     // ANCHOR: estimate
     pub fn estimate(&self, rollout: &Rollout, values: &Tensor) -> Result<Estimates> {
         let (found, shape) = (values.dims(), rollout.tokens.dims());
