@@ -6,10 +6,11 @@
 //! rollout · update                       sample, score, remember; then take steps
 //! ppo · dpo · reward_model               what came before, and beside
 //! objective                              one loss, four choices
+//! lm                                     a language model, its files and its samples
 //! policy · env                           what is trained, and where
 //! log_prob · mask · kl · sampling        tensors begin here
 //! ops                                    what is slow in Candle, by hand
-//! gradients · variables                  training steps
+//! gradients · optim · variables          training steps
 //! advantage · memory                     plain numbers
 //! cli · device · seed · plot · report    the ground floor
 //! ```
@@ -27,11 +28,13 @@ pub mod dpo;
 pub mod env;
 pub mod gradients;
 pub mod kl;
+pub mod lm;
 pub mod log_prob;
 pub mod mask;
 pub mod memory;
 pub mod objective;
 pub mod ops;
+pub mod optim;
 pub mod plot;
 pub mod policy;
 pub mod ppo;

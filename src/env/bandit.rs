@@ -154,7 +154,9 @@ pub fn roll_out(
 /// When the policy does not read the features of the rollout.
 pub fn score(policy: &impl Policy, rollout: &Rollout) -> Result<Scores> {
     let logits = policy.logits(&rollout.prompts)?;
-    Ok(log_prob::of(&logits, &rollout.tokens.squeeze(1)?)?.unsqueeze(1)?.into())
+    let log_probs = log_prob::of(&logits, &rollout.tokens.squeeze(1)?)?.unsqueeze(1)?;
+    let entropy = log_prob::entropy(&logits, 1.0)?.unsqueeze(1)?;
+    Ok(Scores { log_probs, entropy: Some(entropy) })
 }
 
 impl Contexts {
