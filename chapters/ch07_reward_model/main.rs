@@ -27,10 +27,10 @@ use rand::{Rng, rngs::StdRng};
 mod tests;
 
 // ANCHOR: settings
-/// The toy world: contexts, features, tokens. A prompt is a context, an answer is one token.
+/// The toy world: contexts, features, tokens. An answer is one token.
 const WORLD: [usize; 3] = [5, 8, 10];
 const HIDDEN: usize = 32;
-/// How decided the annotators are: they prefer a to b with probability σ(8 (r_a − r_b)).
+/// How decided the annotators are: a beats b with probability σ(8 (r_a − r_b)).
 const DECIDED: f64 = 8.0;
 /// How decided the teacher is, who writes the demonstrations: p ∝ e^{5 r}.
 const TEACHER: f64 = 5.0;
@@ -148,13 +148,15 @@ fn adam(variables: &Variables) -> Result<AdamW> {
 /// SFT: make the demonstrations likely.
 fn fine_tune(world: &Bandit, teacher: Teacher, rng: &mut StdRng) -> Result<Mlp> {
     let [_, features, tokens] = WORLD;
-    let policy = Mlp::new([features, HIDDEN, tokens], rng, DType::F32, world.features.device())?;
+    let device = world.features.device();
+    let policy = Mlp::new([features, HIDDEN, tokens], rng, DType::F32, device)?;
     let mut optimizer = adam(policy.variables())?;
     let shows = teacher.probabilities(world)?.log()?;
     for _ in 0..SFT_STEPS {
         let contexts = world.draw(BATCH, rng)?;
         let shown = sampling::sample(&shows.index_select(&contexts.ids, 0)?, rng)?;
-        let loss = log_prob::of(&policy.logits(&contexts.features)?, &shown)?.mean_all()?.neg()?;
+        let logits = policy.logits(&contexts.features)?;
+        let loss = log_prob::of(&logits, &shown)?.mean_all()?.neg()?;
         optimizer.step(&gradients::of(&loss, policy.variables())?)?;
     }
     Ok(policy)
@@ -171,16 +173,17 @@ struct Comparisons {
     rejected: Tensor,
 }
 
-/// The policy answers each prompt twice, an annotator says which answer is better.
-fn compare(world: &Bandit, policy: &Mlp, count: usize, rng: &mut StdRng) -> Result<Comparisons> {
-    let contexts = world.draw(count, rng)?;
+/// The policy answers each of N prompts twice, an annotator says which is better.
+fn compare(world: &Bandit, policy: &Mlp, n: usize, rng: &mut StdRng) -> Result<Comparisons> {
+    let contexts = world.draw(n, rng)?;
     let logits = policy.logits(&contexts.features)?.detach();
     let a = sampling::sample(&logits, rng)?;
     let others = (logits - (one_hot(&a)? * 1e9)?)?;
     let b = sampling::sample(&others, rng)?;
-    let rewards = world.rewards(&contexts, &a)?.into_iter().zip(world.rewards(&contexts, &b)?);
-    let a_wins = rewards.map(|(a, b)| u8::from(rng.random::<f64>() < sigmoid(DECIDED * (a - b))));
-    let a_wins = Tensor::new(a_wins.collect::<Vec<_>>(), a.device())?;
+    let (ra, rb) = (world.rewards(&contexts, &a)?, world.rewards(&contexts, &b)?);
+    let chances = ra.iter().zip(&rb).map(|(ra, rb)| sigmoid(DECIDED * (ra - rb)));
+    let a_wins: Vec<u8> = chances.map(|p| u8::from(rng.random::<f64>() < p)).collect();
+    let a_wins = Tensor::new(a_wins, a.device())?;
     let (chosen, rejected) = (a_wins.where_cond(&a, &b)?, a_wins.where_cond(&b, &a)?);
     Ok(Comparisons { contexts, chosen, rejected })
 }
@@ -231,7 +234,8 @@ fn learn_rewards(pairs: &Comparisons, rng: &mut StdRng) -> Result<RewardModel> {
     for _ in 0..REWARD_STEPS {
         let pairs = pairs.draw(BATCH, rng)?;
         let reward = |tokens: &Tensor| model.rewards(&pairs.contexts.features, tokens);
-        let loss = reward_model::loss(&reward(&pairs.chosen)?, &reward(&pairs.rejected)?)?;
+        let (chosen, rejected) = (reward(&pairs.chosen)?, reward(&pairs.rejected)?);
+        let loss = reward_model::loss(&chosen, &rejected)?;
         optimizer.step(&gradients::of(&loss, model.variables())?)?;
     }
     Ok(model)
@@ -470,7 +474,8 @@ fn sample(
     let reward = |contexts: &Contexts, tokens: &Tensor| judge.rewards(contexts, tokens);
     let mut rollout = roll_out(policy, &contexts, size, scale, reward, rng)?;
     if let Some(advantages) = method.advantages(&rollout.rewards)? {
-        rollout.advantages = Tensor::new(advantages, lab.device())?.to_dtype(DType::F32)?;
+        let advantages = Tensor::new(advantages, lab.device())?;
+        rollout.advantages = advantages.to_dtype(DType::F32)?;
     }
     let reference = score(&lab.sft, &rollout)?;
     rollout.with_reference(&reference.log_probs)
@@ -501,12 +506,13 @@ fn train(
     let judge = if method == Method::Verified { &verified } else { &lab.judged };
     let policy = lab.sft.copy()?;
     let mut optimizer = adam(policy.variables())?;
+    let (objective, variables) = (objective(kl_coef), policy.variables());
     let steps = Steps { epochs: method.epochs(), max_norm: f64::INFINITY };
     for _ in 0..POLICY_STEPS {
         let rollout = sample(lab, &policy, method, judge, &mut rng)?;
         watch(&policy, &rollout)?;
         let score = |rollout: &Rollout| score(&policy, rollout);
-        update(score, policy.variables(), &mut optimizer, &rollout, &objective(kl_coef), steps)?;
+        update(score, variables, &mut optimizer, &rollout, &objective, steps)?;
     }
     Ok(policy)
 }
@@ -590,13 +596,31 @@ fn optimum(lab: &Lab, beta: f64) -> Result<Measured> {
 
 /// The optimum at falling β, mean over labs: (KL, true reward, promised reward).
 fn frontier(labs: &[Lab]) -> Result<Vec<[f64; 3]>> {
-    let betas = (0..=40).map(|i| 30.0 * 10f64.powf(-f64::from(i) / 13.0));
+    let betas = (0..=40).map(|i| 300.0 * 10f64.powf(-f64::from(i) / 10.0));
     let point = |beta: f64| -> Result<[f64; 3]> {
         let all = labs.iter().map(|lab| optimum(lab, beta)).collect::<Result<Vec<_>>>()?;
         let mean = |f: fn(&Measured) -> f64| mean(all.iter().map(f));
         Ok([mean(|m| m.kl), mean(|m| m.reward), mean(|m| m.promised)])
     };
     betas.map(point).collect()
+}
+
+/// The point of a curve with the highest true reward.
+fn highest(curve: &[[f64; 3]]) -> [f64; 3] {
+    curve
+        .iter()
+        .copied()
+        .fold(curve[0], |best, point| if point[1] > best[1] { point } else { best })
+}
+
+/// In how many labs the true reward ends clearly below its own highest point.
+fn falls(labs: &[Lab]) -> Result<usize> {
+    let mut count = 0;
+    for i in 0..labs.len() {
+        let curve = frontier(&labs[i..=i])?;
+        count += usize::from(curve[curve.len() - 1][1] < highest(&curve)[1] - 0.01);
+    }
+    Ok(count)
 }
 
 fn over_optimisation(out: &mut Output, labs: [&[Lab]; 3]) -> Result<()> {
@@ -611,15 +635,16 @@ fn over_optimisation(out: &mut Output, labs: [&[Lab]; 3]) -> Result<()> {
         "end",
         "at KL",
         "promised",
+        "worlds that fall",
     ]);
-    for (count, curve) in COMPARISONS.iter().zip(&curves) {
-        let peak = curve.iter().max_by(|a, b| a[1].total_cmp(&b[1])).unwrap_or(&curve[0]);
+    for ((count, curve), labs) in COMPARISONS.iter().zip(&curves).zip(labs) {
+        let peak = highest(curve);
         let end = &curve[curve.len() - 1];
         let [start, reward, kl, promised] =
             [curve[0][1], peak[1], peak[0], peak[2]].map(|x| format!("{x:.2}"));
         let [last, last_kl, last_promised] = [end[1], end[0], end[2]].map(|x| format!("{x:.2}"));
-        let count = count.to_string();
-        table.row([count, start, reward, kl, promised, last, last_kl, last_promised]);
+        let (count, fallen) = (count.to_string(), falls(labs)?.to_string());
+        table.row([count, start, reward, kl, promised, last, last_kl, last_promised, fallen]);
     }
     let best = labs_best(labs[1])?;
     println!(
@@ -673,7 +698,7 @@ impl Method {
         (Self::Rloo, "RLOO"),
         (Self::Ppo, "PPO"),
         (Self::Grpo, "GRPO"),
-        (Self::Centred, "GRPO without sigma"),
+        (Self::Centred, "GRPO, no sigma"),
         (Self::Dpo, "DPO"),
         (Self::Verified, "GRPO, verified"),
     ];
@@ -713,9 +738,12 @@ fn train_ppo(lab: &Lab, kl_coef: f64) -> Result<Mlp> {
     let policy = lab.sft.copy()?;
     let critic = critic(lab.device(), &mut rng)?;
     let mut variables = policy.variables().clone();
-    variables.extend(critic.variables().iter().map(|(n, v)| (format!("critic.{n}"), v.clone())));
+    for (name, variable) in critic.variables() {
+        variables.insert(format!("critic.{name}"), variable.clone());
+    }
     let mut optimizer = adam(&variables)?;
-    let ppo = Ppo { objective: objective(kl_coef), gamma: 1.0, lambda: 0.95, value_coef: 0.5 };
+    let objective = objective(kl_coef);
+    let ppo = Ppo { objective, gamma: 1.0, lambda: 0.95, value_coef: 0.5 };
     for _ in 0..POLICY_STEPS {
         let rollout = sample(lab, &policy, Method::Ppo, &lab.judged, &mut rng)?;
         let values = critic.logits(&rollout.prompts)?;
@@ -746,10 +774,11 @@ fn train_dpo(lab: &Lab, beta: f64) -> Result<Mlp> {
         let pairs = lab.pairs.draw(BATCH, &mut rng)?;
         let say = |policy: &Mlp| -> Result<[Tensor; 2]> {
             let logits = policy.logits(&pairs.contexts.features)?;
-            Ok([log_prob::of(&logits, &pairs.chosen)?, log_prob::of(&logits, &pairs.rejected)?])
+            let of = |tokens: &Tensor| log_prob::of(&logits, tokens);
+            Ok([of(&pairs.chosen)?, of(&pairs.rejected)?])
         };
-        let ([chosen, rejected], [ref_chosen, ref_rejected]) = (say(&policy)?, say(&lab.sft)?);
-        let reference = Pairs { chosen: &ref_chosen, rejected: &ref_rejected };
+        let ([chosen, rejected], reference) = (say(&policy)?, say(&lab.sft)?);
+        let reference = Pairs { chosen: &reference[0], rejected: &reference[1] };
         let loss = dpo::loss(Pairs { chosen: &chosen, rejected: &rejected }, reference, beta)?;
         optimizer.step(&gradients::of(&loss, policy.variables())?)?;
     }
@@ -784,8 +813,8 @@ fn landscape(out: &mut Output, labs: &[Lab]) -> Result<()> {
         "method",
         "trained",
         "frozen",
-        "comparisons",
-        "sampled tokens",
+        "pairs",
+        "samples",
         "true reward",
         "promised",
         "KL",
