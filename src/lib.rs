@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! rollout · update                       sample, score, remember; then take steps
+//! ppo · dpo · reward_model               what came before, and beside
 //! objective                              one loss, four choices
 //! checkpoint · lm                        a run on disk; a language model
 //! policy · env                           what is trained, and where
@@ -24,6 +25,7 @@ pub mod advantage;
 pub mod checkpoint;
 pub mod cli;
 pub mod device;
+pub mod dpo;
 pub mod env;
 pub mod gradients;
 pub mod kl;
@@ -36,7 +38,9 @@ pub mod ops;
 pub mod optim;
 pub mod plot;
 pub mod policy;
+pub mod ppo;
 pub mod report;
+pub mod reward_model;
 pub mod rollout;
 pub mod sampling;
 pub mod seed;
