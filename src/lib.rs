@@ -6,7 +6,7 @@
 //! rollout · update                       sample, score, remember; then take steps
 //! ppo · dpo · reward_model               what came before, and beside
 //! objective                              one loss, four choices
-//! lm                                     a language model, its files and its samples
+//! checkpoint · lm                        a run on disk; a language model
 //! policy · env                           what is trained, and where
 //! log_prob · mask · kl · sampling        tensors begin here
 //! ops                                    what is slow in Candle, by hand
@@ -22,6 +22,7 @@
 //! `grpo::advantage::gae` tells you which file to open.
 
 pub mod advantage;
+pub mod checkpoint;
 pub mod cli;
 pub mod device;
 pub mod dpo;

@@ -32,8 +32,11 @@ use candle_nn::Linear;
 use rand::rngs::StdRng;
 
 /// What is added to the score of a token that may not be looked at. Not −∞: a row of
-/// nothing but padding would be NaN.
-const HIDDEN: f64 = -1e9;
+/// nothing but padding would be NaN. It is added twice to a token that is both ahead and
+/// padding, and F16 ends at −65504.
+fn hidden(dtype: DType) -> f64 {
+    if dtype == DType::F16 { -3e4 } else { -1e9 }
+}
 
 /// A language model, and its variables under their Hugging Face names.
 pub struct Decoder {
@@ -98,7 +101,7 @@ impl Decoder {
         &self.config
     }
 
-    /// The type of the weights, and of the logits.
+    /// The type of the weights. Logits have at least single precision.
     pub fn dtype(&self) -> DType {
         self.net.embedding.dtype()
     }
@@ -179,6 +182,11 @@ impl Policy for Decoder {
     fn variables(&self) -> &Variables {
         &self.variables
     }
+}
+
+/// The type of logits and log-probabilities for weights of this type.
+pub(crate) fn score_dtype(dtype: DType) -> DType {
+    if dtype == DType::F64 { dtype } else { DType::F32 }
 }
 
 /// The arithmetic, over weights with a gradient or without.
@@ -275,9 +283,11 @@ impl Net {
         self.norm.forward(&x, self.pass)
     }
 
-    /// The output layer: (…, D) → (…, V).
+    /// The output layer: (…, D) → (…, V). Of half precision it makes single precision: a
+    /// log-probability with three digits would be a useless ratio.
     pub(crate) fn head(&self, hidden: &Tensor) -> Result<Tensor> {
-        Ok(self.output.forward(&hidden.contiguous()?)?)
+        let logits = self.output.forward(&hidden.contiguous()?)?;
+        Ok(logits.to_dtype(score_dtype(logits.dtype()))?)
     }
 
     fn check_ids(&self, tokens: &Tensor) -> Result<()> {
@@ -292,7 +302,7 @@ impl Net {
         Ok(())
     }
 
-    /// (1 or B, 1, T, S): 0 where a token may look, [`HIDDEN`] where not. `None` where
+    /// (1 or B, 1, T, S): 0 where a token may look, [`hidden`] where not. `None` where
     /// every token may look at everything.
     fn bias(
         &self,
@@ -303,7 +313,8 @@ impl Net {
     ) -> Result<Option<Tensor>> {
         let (total, device) = (start + length, self.embedding.device());
         let dtype = self.embedding.dtype();
-        let ahead = |(t, s)| if s > start + t { HIDDEN } else { 0.0 };
+        let hidden = hidden(dtype);
+        let ahead = |(t, s)| if s > start + t { hidden } else { 0.0 };
         let pairs = (0..length).flat_map(|t| (0..total).map(move |s| (t, s)));
         let causal = match length {
             1 => None,
@@ -320,9 +331,8 @@ impl Net {
             "mask is {shape:?} and must be {:?}, one number a token",
             [batch, total]
         );
-        let padding = mask.eq(0u32)?.to_dtype(dtype)?.affine(HIDDEN, 0.0)?;
+        let padding = mask.eq(0u32)?.to_dtype(dtype)?.affine(hidden, 0.0)?;
         let padding = padding.reshape((batch, 1, 1, total))?;
-        // Hidden twice is −2e9, which is as good.
         Ok(Some(match causal {
             Some(causal) => causal.broadcast_add(&padding)?,
             None => padding,

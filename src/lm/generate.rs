@@ -14,7 +14,10 @@
 
 use crate::{
     Result,
-    lm::{cache::Cache, decoder::Decoder},
+    lm::{
+        cache::Cache,
+        decoder::{Decoder, score_dtype},
+    },
     mask,
     sampling::Sampler,
     seed,
@@ -163,7 +166,7 @@ pub fn generate(
         let hidden = net.forward(&tokens, mask.as_ref(), Some(&mut cache))?;
         logits = host(&net.head(&hidden)?)?;
     }
-    collect(rows, spread(&padded)?, prompt_mask, settings.pad, decoder.dtype())
+    collect(rows, spread(&padded)?, prompt_mask, settings.pad, score_dtype(decoder.dtype()))
 }
 
 /// Prompts of any lengths in one tensor (P, L), padded on the left, and their mask

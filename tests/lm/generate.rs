@@ -4,6 +4,7 @@
 use crate::{MODELS, ids, numbers, oracle, read, tiny, worst};
 use candle_core::{DType, Device::Cpu, Tensor};
 use grpo::{
+    gradients,
     lm::{
         decoder::Decoder,
         generate::{Completions, Settings, Streams, generate},
@@ -71,6 +72,30 @@ fn the_scorer_reproduces_every_log_prob_at_the_same_temperature_only() {
                 assert!(error(1.0) > 0.01, "{model} {dtype:?}: {}", error(1.0));
             }
         }
+    }
+}
+
+/// Real checkpoints come in half precision. Padding must not become infinite there.
+#[test]
+fn half_precision_weights_sample_and_train() {
+    for model in MODELS {
+        let (half, single) = (read(model, DType::F16), read(model, DType::F32));
+        let settings = settings(3, 8, Sampler::at(1.0), &[2]);
+        let sampled = generate(&half, &prompts(), &settings, streams(1)).unwrap();
+        assert_eq!(sampled.log_probs.dtype(), DType::F32);
+        let score = |decoder: &Decoder| {
+            let mask = sampled.prompt_mask.as_ref();
+            let scores = decoder.score(&sampled.prompts, mask, &sampled.tokens, 1.0).unwrap();
+            assert_eq!(scores.log_probs.dtype(), DType::F32);
+            mask::keep(&scores.log_probs, &sampled.mask).unwrap()
+        };
+        let scores = score(&half);
+        let error = worst(&numbers(&scores), &numbers(&sampled.log_probs));
+        assert!(error < 0.05, "{model} the scorer: {error}");
+        let error = worst(&numbers(&scores), &numbers(&score(&single)));
+        assert!(error < 0.05, "{model} single precision: {error}");
+        let gradients = gradients::of(&scores.mean_all().unwrap(), half.variables()).unwrap();
+        assert!(gradients::norm(&gradients, half.variables()).unwrap().is_finite());
     }
 }
 

@@ -1,6 +1,7 @@
 //! The language model against transformers. One binary, because linking takes longer
 //! than running.
 
+mod checkpoint;
 mod decoder;
 mod generate;
 mod optim;
