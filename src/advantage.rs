@@ -87,6 +87,7 @@ pub enum Scale {
 /// assert!((torch[3] - 1.1728).abs() < 1e-4);
 /// assert_eq!(group_relative(&[0.1 + 0.2, 0.3], 2, Scale::Population).unwrap(), [0.0, 0.0]);
 /// ```
+// ANCHOR: group_relative
 pub fn group_relative(rewards: &[f64], group_size: usize, scale: Scale) -> Result<Vec<f64>> {
     let mut advantages = Vec::with_capacity(rewards.len());
     for group in groups(rewards, group_size)? {
@@ -104,6 +105,7 @@ pub fn group_relative(rewards: &[f64], group_size: usize, scale: Scale) -> Resul
     }
     Ok(advantages)
 }
+// ANCHOR_END: group_relative
 
 /// Whether the rewards of a group say nothing: all are equal.
 ///
@@ -116,12 +118,14 @@ pub fn group_relative(rewards: &[f64], group_size: usize, scale: Scale) -> Resul
 /// assert!(grpo::advantage::is_silent(&[0.1 + 0.2, 0.3]));
 /// assert!(!grpo::advantage::is_silent(&[1.0, 1.0 + 1e-12]));
 /// ```
+// ANCHOR: is_silent
 pub fn is_silent(group: &[f64]) -> bool {
     let (low, high) = group
         .iter()
         .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), r| (low.min(*r), high.max(*r)));
     high - low <= group.len() as f64 * f64::EPSILON * low.abs().max(high.abs())
 }
+// ANCHOR_END: is_silent
 
 /// The share of silent groups. They cost as much to sample as the others, and teach
 /// nothing.

@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 /// # Errors
 /// Names every variable without a gradient; refuses a loss that is not one finite number.
 /// A factor that is the plain number 0 makes Candle drop the gradient as well: a reward
-/// that may be 0 belongs into a tensor.
+/// that may be 0 belongs in a tensor.
 ///
 /// ```
 /// use candle_core::{DType, Device};

@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! rollout · update                       sample, score, remember; then take steps
+//! ppo · dpo · reward_model               what came before, and beside
 //! objective                              one loss, four choices
 //! policy · env                           what is trained, and where
 //! log_prob · mask · kl · sampling        tensors begin here
@@ -22,6 +23,7 @@
 pub mod advantage;
 pub mod cli;
 pub mod device;
+pub mod dpo;
 pub mod env;
 pub mod gradients;
 pub mod kl;
@@ -32,7 +34,9 @@ pub mod objective;
 pub mod ops;
 pub mod plot;
 pub mod policy;
+pub mod ppo;
 pub mod report;
+pub mod reward_model;
 pub mod rollout;
 pub mod sampling;
 pub mod seed;

@@ -100,15 +100,42 @@ impl Mlp {
     ) -> Result<Self> {
         let mut init = Init::new(rng, dtype, device);
         let std = |inputs: usize| 1.0 / (inputs as f64).sqrt();
-        let w1 = init.normal("hidden.weight", (hidden, features), std(features))?;
-        let b1 = init.zeros("hidden.bias", hidden)?;
-        let w2 = init.normal("output.weight", (actions, hidden), 0.01 * std(hidden))?;
-        let b2 = init.zeros("output.bias", actions)?;
-        Ok(Self {
-            hidden: candle_nn::Linear::new(w1, Some(b1)),
-            output: candle_nn::Linear::new(w2, Some(b2)),
-            variables: init.finish(),
-        })
+        init.normal("hidden.weight", (hidden, features), std(features))?;
+        init.zeros("hidden.bias", hidden)?;
+        init.normal("output.weight", (actions, hidden), 0.01 * std(hidden))?;
+        init.zeros("output.bias", actions)?;
+        Ok(Self::from_variables(init.finish()))
+    }
+
+    /// A second network with the same numbers, which then goes its own way: what a
+    /// policy starts from and what it is compared with must not share variables.
+    ///
+    /// # Errors
+    /// Passes on Candle's error when a variable cannot be made.
+    ///
+    /// ```
+    /// use candle_core::{DType, Device};
+    /// use grpo::policy::{Mlp, Policy};
+    /// let policy = Mlp::new([8, 32, 10], &mut grpo::seed::rng(0), DType::F32, &Device::Cpu).unwrap();
+    /// let reference = policy.copy().unwrap();
+    /// let bias = &policy.variables()["output.bias"];
+    /// bias.set(&bias.ones_like().unwrap()).unwrap();
+    /// let kept = reference.variables()["output.bias"].to_vec1::<f32>().unwrap();
+    /// assert_eq!(kept, [0.0; 10]);
+    /// ```
+    pub fn copy(&self) -> Result<Self> {
+        let copy = |(name, variable): (&String, &Var)| {
+            Ok((name.clone(), Var::from_tensor(&variable.as_tensor().copy()?)?))
+        };
+        Ok(Self::from_variables(self.variables.iter().map(copy).collect::<Result<_>>()?))
+    }
+
+    fn from_variables(variables: Variables) -> Self {
+        let layer = |name: &str| {
+            let tensor = |part: &str| variables[&format!("{name}.{part}")].as_tensor().clone();
+            candle_nn::Linear::new(tensor("weight"), Some(tensor("bias")))
+        };
+        Self { hidden: layer("hidden"), output: layer("output"), variables }
     }
 }
 

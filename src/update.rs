@@ -86,6 +86,7 @@ pub struct Step {
 /// Says in which epoch what went wrong: a variable without a gradient, a quantity that is
 /// not finite (the first one, with its row and token), or what [`Objective::loss`]
 /// refuses. The variables keep the values of the last good step.
+// ANCHOR: update
 pub fn update(
     score: impl Fn(&Rollout) -> Result<Scores>,
     variables: &Variables,
@@ -107,3 +108,4 @@ pub fn update(
     };
     (0..epochs).map(|epoch| step().with_context(|| format!("epoch {epoch}"))).collect()
 }
+// ANCHOR_END: update

@@ -7,10 +7,14 @@ use std::{
 };
 
 /// Each binary, and the arguments that keep it short.
-const CHAPTERS: [(&str, &[&str]); 3] = [
+const CHAPTERS: [(&str, &[&str]); 7] = [
     (env!("CARGO_BIN_EXE_ch01_reinforce"), &[]),
     (env!("CARGO_BIN_EXE_ch02_baselines"), &[]),
     (env!("CARGO_BIN_EXE_ch03_cartpole"), &["--quick"]),
+    (env!("CARGO_BIN_EXE_ch04_advantages"), &[]),
+    (env!("CARGO_BIN_EXE_ch06_grpo_step"), &[]),
+    (env!("CARGO_BIN_EXE_ch07_reward_model"), &["--quick"]),
+    (env!("CARGO_BIN_EXE_ch08_group_size"), &["--quick"]),
 ];
 
 fn run(binary: &str, arguments: &[&str], out: &Path, threads: &str) -> Output {

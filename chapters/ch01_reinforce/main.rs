@@ -14,6 +14,7 @@ use grpo::{
     report::{self, Kind, Output},
     sampling, seed,
 };
+use rand::rngs::StdRng;
 
 #[cfg(test)]
 mod tests;
@@ -156,7 +157,7 @@ fn log_log_slope(points: &[(f64, f64)]) -> f64 {
 fn errors(run: &RunArgs) -> Result<Vec<Vec<f64>>> {
     let exact = exact_gradient(&run.device)?;
     seed::over_seeds(SEEDS, |seed| {
-        let error = |&n| Ok(distance(&estimate(n, run.seed + seed, &run.device)?, &exact));
+        let error = |&n| Ok(distance(&estimate(n, run.seed * SEEDS + seed, &run.device)?, &exact));
         SAMPLES.iter().map(error).collect()
     })
 }
@@ -164,7 +165,7 @@ fn errors(run: &RunArgs) -> Result<Vec<Vec<f64>>> {
 fn convergence(out: &mut Output, run: &RunArgs) -> Result<()> {
     out.section(Kind::Exact, "convergence", "The estimate closes in on the exact gradient");
     let exact = exact_gradient(&run.device)?;
-    let million = estimate(1_000_000, run.seed, &run.device)?;
+    let million = estimate(1_000_000, run.seed * SEEDS, &run.device)?;
     let mut table = report::Table::new(["token", "exact gradient", "from 1,000,000 samples"]);
     for token in 0..3 {
         let cells = [exact[token], million[token]].map(|g| format!("{g:+.3}"));
@@ -189,7 +190,7 @@ fn convergence(out: &mut Output, run: &RunArgs) -> Result<()> {
         .line(0, "five seeds, root mean square", &means);
     for seed in &errors {
         let points: Vec<_> = SAMPLES.iter().map(|&n| n as f64).zip(seed.iter().copied()).collect();
-        panel = panel.points(5, "one seed", &points);
+        panel = panel.points(2, "one seed", &points);
     }
     let figure = Figure::new(
         "Error of the sampled gradient against the number of samples",
@@ -210,12 +211,7 @@ enum Forward {
 
 // ANCHOR: loss
 /// One batch of REINFORCE: choose, receive, and return −mean(R · log π(a)).
-fn loss(
-    policy: &Mlp,
-    world: &Bandit,
-    forward: Forward,
-    rng: &mut rand::rngs::StdRng,
-) -> Result<Tensor> {
+fn loss(policy: &Mlp, world: &Bandit, forward: Forward, rng: &mut StdRng) -> Result<Tensor> {
     let contexts = world.draw(BATCH, rng)?;
     let mut logits = policy.logits(&contexts.features)?;
     if forward == Forward::Detached {
@@ -228,9 +224,21 @@ fn loss(
 }
 // ANCHOR_END: loss
 
+/// −J itself, without a sample: what REINFORCE estimates. Needs every reward.
+fn exact_loss(policy: &Mlp, world: &Bandit) -> Result<Tensor> {
+    let probabilities = softmax(&policy.logits(&world.features)?, D::Minus1)?;
+    let values = (probabilities * &world.rewards)?.sum(D::Minus1)?;
+    Ok(values.mean_all()?.neg()?)
+}
+
 // ANCHOR: train
 /// Trains one policy; returns its exact expected reward before every step and at the end.
-fn train(world: &Bandit, seed: u64, device: &Device) -> Result<Vec<f64>> {
+fn train(
+    world: &Bandit,
+    seed: u64,
+    device: &Device,
+    loss: impl Fn(&Mlp, &mut StdRng) -> Result<Tensor>,
+) -> Result<Vec<f64>> {
     let mut rng = seed::rng(seed);
     let [_, features, actions] = WORLD;
     let policy = Mlp::new([features, HIDDEN, actions], &mut rng, DType::F32, device)?;
@@ -238,7 +246,7 @@ fn train(world: &Bandit, seed: u64, device: &Device) -> Result<Vec<f64>> {
     let mut optimizer = SGD::new(variables, LEARNING_RATE)?;
     let mut curve = vec![world.expected_reward(&policy)?];
     for _ in 0..STEPS {
-        let loss = loss(&policy, world, Forward::Attached, &mut rng)?;
+        let loss = loss(&policy, &mut rng)?;
         let gradients = gradients::of(&loss, policy.variables())?;
         optimizer.step(&gradients)?;
         curve.push(world.expected_reward(&policy)?);
@@ -253,40 +261,57 @@ fn world(run: &RunArgs) -> Result<Bandit> {
     Bandit::random(WORLD, &mut seed::stream(run.seed, &[0]), &run.device)
 }
 
+/// The curves of all seeds: sampled as REINFORCE does, and with the exact gradient.
+fn curves(world: &Bandit, run: &RunArgs) -> Result<[Vec<Vec<f64>>; 2]> {
+    let bar = report::progress(2 * SEEDS, "training");
+    let first = 1 + run.seed * SEEDS;
+    let sampled = seed::over_seeds(SEEDS, |seed| {
+        bar.inc(1);
+        let loss = |policy: &_, rng: &mut _| loss(policy, world, Forward::Attached, rng);
+        train(world, first + seed, &run.device, loss)
+    })?;
+    let exact = seed::over_seeds(SEEDS, |seed| {
+        bar.inc(1);
+        train(world, first + seed, &run.device, |policy, _| exact_loss(policy, world))
+    })?;
+    bar.finish_and_clear();
+    Ok([sampled, exact])
+}
+
 fn bandit(out: &mut Output, run: &RunArgs) -> Result<()> {
     out.section(Kind::Trained, "bandit", "A network learns from its own choices");
     let world = world(run)?;
-    let bar = report::progress(SEEDS, "training");
-    let curves = seed::over_seeds(SEEDS, |seed| {
-        let curve = train(&world, run.seed + 1 + seed, &run.device);
-        bar.inc(1);
-        curve
-    })?;
-    bar.finish_and_clear();
+    let [sampled, exact] = curves(&world, run)?;
     let best = world.best_reward()?;
-    let mut table = report::Table::new(["step", "expected reward"]);
+    let at = |curves: &[Vec<f64>], step: usize| {
+        report::mean_std(&curves.iter().map(|curve| curve[step]).collect::<Vec<_>>())
+    };
+    let mut table = report::Table::new(["step", "REINFORCE", "exact gradient"]);
     for step in [0, 25, 50, 100, 200, STEPS] {
-        let (mean, std) = report::mean_std(&curves.iter().map(|c| c[step]).collect::<Vec<_>>());
-        table.row([format!("{step}"), format!("{mean:.2} ± {std:.2}")]);
+        let cell = |(mean, std)| format!("{mean:.2} ± {std:.2}");
+        table.row([format!("{step}"), cell(at(&sampled, step)), cell(at(&exact, step))]);
     }
-    print!("{table}\nbest possible: {best:.2}; mean ± standard deviation of {SEEDS} seeds\n");
+    print!("{table}\nexpected reward, mean ± standard deviation of {SEEDS} seeds; ");
+    println!("best possible {best:.2}");
     let steps: Vec<f64> = (0..=STEPS).map(|step| step as f64).collect();
     let panel = Panel::new("step", "expected reward")
         .y_range(0.4, 1.0)
-        .mean_band(0, "REINFORCE, five seeds", &steps, &curves)
+        .mean_band(2, "exact gradient", &steps, &exact)
+        .mean_band(0, "REINFORCE, five seeds", &steps, &sampled)
         .dashed(1, "best possible", &[(0.0, best), (STEPS as f64, best)]);
     let figure = Figure::new(
         "REINFORCE on a contextual bandit",
         "The expected reward of five policies rises from about one half towards the best \
-         possible reward within 400 steps.",
+         possible reward within 400 steps, a little below the curve of the exact gradient.",
         vec![panel],
     );
     out.figure("bandit", &figure)?;
-    let (mean, std): (Vec<_>, Vec<_>) = (0..=STEPS)
-        .map(|i| report::mean_std(&curves.iter().map(|c| c[i]).collect::<Vec<_>>()))
-        .unzip();
-    let rows = (0..=STEPS).map(|i| [i as f64, mean[i], std[i]]);
-    out.csv("bandit", ["step", "expected_reward", "std"], rows)
+    let row = |step: usize| {
+        let ((mean, std), (exact, _)) = (at(&sampled, step), at(&exact, step));
+        [step as f64, mean, std, exact]
+    };
+    let columns = ["step", "expected_reward", "std", "exact_gradient"];
+    out.csv("bandit", columns, (0..=STEPS).map(row))
 }
 
 // ANCHOR: lost_gradient
@@ -301,8 +326,8 @@ fn lost_gradient(out: &mut Output, run: &RunArgs) -> Result<()> {
         let loss = loss(&policy, &world, forward, &mut seed::rng(run.seed))?;
         let value = loss.to_scalar::<f32>()?;
         match gradients::of(&loss, policy.variables()) {
-            Ok(_) => println!("{name}: loss {value:.4}, every variable has a gradient"),
-            Err(error) => println!("{name}: loss {value:.4}, {error}"),
+            Ok(_) => println!("{name}: loss {value:.4}\n  every variable has a gradient"),
+            Err(error) => println!("{name}: loss {value:.4}\n  {error}"),
         }
     }
     let mut rng = seed::rng(run.seed);

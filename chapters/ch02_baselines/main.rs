@@ -38,7 +38,7 @@ const STEPS: usize = 300;
 const SEEDS: u64 = 20;
 // ANCHOR_END: settings
 
-/// Chapter 2, baselines and critics: keep the mean of the gradient, shrink its variance.
+/// Chapter 2, baselines and critics: keep the mean of the gradient, change its variance.
 #[derive(Parser)]
 struct Args {
     #[command(flatten)]
@@ -360,7 +360,7 @@ enum Baseline {
     BatchMean,
     /// Minus a critic that knows the expected reward of the context.
     RightCritic,
-    /// Minus a critic that is off by up to two in each context.
+    /// Minus a critic that is off by two in each context, up or down.
     WrongCritic,
 }
 
@@ -414,7 +414,7 @@ fn all_curves(run: &RunArgs) -> Result<(f64, Vec<Vec<Vec<f64>>>)> {
     let bar = report::progress(SEEDS * VARIANTS.len() as u64, "training");
     let train_all = |(_, baseline): &(&str, Baseline)| {
         seed::over_seeds(SEEDS, |seed| {
-            let curve = train(&world, *baseline, run.seed + 1 + seed, &run.device);
+            let curve = train(&world, *baseline, 1 + run.seed * SEEDS + seed, &run.device);
             bar.inc(1);
             curve
         })
@@ -447,7 +447,7 @@ fn bandit(out: &mut Output, run: &RunArgs) -> Result<()> {
     let figure = Figure::new(
         "The bandit with four baselines",
         "Expected reward against step, mean and band of twenty seeds: the batch mean and the \
-         right critic learn fastest and alike, no baseline is slower, the wrong critic worst.",
+         right critic end alike and highest, no baseline ends lower, the wrong critic lowest.",
         vec![panel],
     );
     out.figure("bandit", &figure)?;

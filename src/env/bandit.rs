@@ -9,7 +9,14 @@
 //!
 //! Left out: noise in the rewards. Sampling actions is noise enough.
 
-use crate::{Result, policy::Policy, seed};
+use crate::{
+    Result,
+    advantage::Scale,
+    log_prob::{self, Scores},
+    policy::Policy,
+    rollout::Rollout,
+    sampling, seed,
+};
 use candle_core::{D, DType, Device, Tensor};
 use rand::{Rng, rngs::StdRng};
 
@@ -22,8 +29,10 @@ pub struct Bandit {
 }
 
 /// A batch of decisions to take.
+#[derive(Clone)]
 pub struct Contexts {
-    ids: Tensor,
+    /// Which contexts, (B).
+    pub ids: Tensor,
     /// The features of each, (B, F).
     pub features: Tensor,
 }
@@ -42,6 +51,17 @@ impl Bandit {
         let rewards: Vec<f32> = (0..contexts * actions).map(|_| rng.random()).collect();
         let rewards = Tensor::from_vec(rewards, (contexts, actions), device)?;
         Ok(Self { features, rewards })
+    }
+
+    /// The same world with a reward that can be verified: 1 for the best action of a
+    /// context, 0 for all others. [`Bandit::values`] is then the chance to be right.
+    ///
+    /// # Errors
+    /// Passes on Candle's error.
+    pub fn verifiable(&self) -> Result<Self> {
+        let best = self.rewards.max_keepdim(1)?;
+        let rewards = self.rewards.broadcast_ge(&best)?.to_dtype(self.rewards.dtype())?;
+        Ok(Self { features: self.features.clone(), rewards })
     }
 
     /// `count` contexts, each as likely as any other.
@@ -92,7 +112,64 @@ impl Bandit {
     }
 }
 
+/// Lets the policy answer every context once and compares the rewards within groups of
+/// `group_size` neighbours: see [`Contexts::in_groups`]. `judge` says what an answer is
+/// worth. An answer is a completion of one token.
+///
+/// # Errors
+/// Passes on those of `judge` and of [`Rollout::new`].
+pub fn roll_out(
+    policy: &impl Policy,
+    contexts: &Contexts,
+    group_size: usize,
+    scale: Scale,
+    judge: impl Fn(&Contexts, &Tensor) -> Result<Vec<f64>>,
+    rng: &mut StdRng,
+) -> Result<Rollout> {
+    let logits = policy.logits(&contexts.features)?.detach();
+    let answers = sampling::sample(&logits, rng)?;
+    let old_log_probs = log_prob::of(&logits, &answers)?.unsqueeze(1)?;
+    let rewards = judge(contexts, &answers)?;
+    let tokens = answers.unsqueeze(1)?;
+    let mask = Tensor::ones(tokens.shape(), DType::U8, tokens.device())?;
+    let prompts = contexts.features.clone();
+    Rollout::new(prompts, tokens, mask, old_log_probs, rewards, group_size, scale)
+}
+
+/// What the policy now says about the answers of a rollout.
+///
+/// # Errors
+/// When the policy does not read the features of the rollout.
+pub fn score(policy: &impl Policy, rollout: &Rollout) -> Result<Scores> {
+    let logits = policy.logits(&rollout.prompts)?;
+    let log_probs = log_prob::of(&logits, &rollout.tokens.squeeze(1)?)?.unsqueeze(1)?;
+    let entropy = log_prob::entropy(&logits, 1.0)?.unsqueeze(1)?;
+    Ok(Scores { log_probs, entropy: Some(entropy) })
+}
+
 impl Contexts {
+    /// Each context `group_size` times, one after the other: the rows of a group are
+    /// neighbours.
+    ///
+    /// # Errors
+    /// Passes on Candle's error.
+    ///
+    /// ```
+    /// use grpo::{env::bandit::Bandit, seed};
+    /// let mut rng = seed::rng(0);
+    /// let world = Bandit::random([5, 8, 10], &mut rng, &candle_core::Device::Cpu).unwrap();
+    /// let groups = world.draw(3, &mut rng).unwrap().in_groups(2).unwrap();
+    /// let rows = groups.features.to_vec2::<f32>().unwrap();
+    /// assert_eq!((rows.len(), &rows[0]), (6, &rows[1]));
+    /// ```
+    pub fn in_groups(&self, group_size: usize) -> Result<Self> {
+        let rows = 0..self.ids.elem_count() as u32;
+        let rows: Vec<u32> = rows.flat_map(|row| vec![row; group_size]).collect();
+        let rows = Tensor::new(rows, self.ids.device())?;
+        let take = |table: &Tensor| table.index_select(&rows, 0);
+        Ok(Self { ids: take(&self.ids)?, features: take(&self.features)? })
+    }
+
     /// One number for each context in the batch, out of a table (C) of them.
     ///
     /// # Errors

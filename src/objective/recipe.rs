@@ -25,6 +25,7 @@ pub struct Recipe {
 /// Dr. GRPO divides by it.
 ///
 /// The numbers are those of the papers; where a paper leaves one open, TRL's default.
+// ANCHOR: recipes
 pub fn recipes(max_length: usize) -> [Recipe; 9] {
     use Ratio::{Sequence, Token};
     const STD: Scale = Scale::Trl;
@@ -50,6 +51,7 @@ pub fn recipes(max_length: usize) -> [Recipe; 9] {
     ];
     table
 }
+// ANCHOR_END: recipes
 
 /// The recipe with this name.
 ///
