@@ -32,7 +32,11 @@ pub struct Pairs<'a> {
 /// # Errors
 /// Refuses a β that is not above 0, and passes on Candle's error when the shapes disagree.
 // ANCHOR: implicit_reward
-pub fn implicit_reward(log_probs: &Tensor, reference: &Tensor, beta: f64) -> Result<Tensor> {
+pub fn implicit_reward(
+    log_probs: &Tensor,
+    reference: &Tensor,
+    beta: f64,
+) -> Result<Tensor> {
     ensure!(beta > 0.0 && beta.is_finite(), "beta is {beta}; it must be above 0");
     Ok(((log_probs - reference.detach())? * beta)?)
 }

@@ -128,7 +128,9 @@ pub fn entropy(logits: &Tensor, temperature: f64) -> Result<Tensor> {
     }
     let log_probs = table(&(logits / temperature)?)?;
     // The lowest finite number for −∞: 0 · −∞ would be NaN.
-    Ok((log_probs.exp()? * log_probs.maximum(f64::from(f32::MIN))?)?.sum(D::Minus1)?.neg()?)
+    Ok((log_probs.exp()? * log_probs.maximum(f64::from(f32::MIN))?)?
+        .sum(D::Minus1)?
+        .neg()?)
 }
 
 /// All log-probabilities: logits (…, V) → (…, V). For small vocabularies and for

@@ -71,7 +71,10 @@ impl Ppo {
     // ANCHOR: estimate
     pub fn estimate(&self, rollout: &Rollout, values: &Tensor) -> Result<Estimates> {
         let (found, shape) = (values.dims(), rollout.tokens.dims());
-        ensure!(found == shape, "values is {found:?} and tokens {shape:?}; they must agree");
+        ensure!(
+            found == shape,
+            "values is {found:?} and tokens {shape:?}; they must agree"
+        );
         let rows = values.detach().to_dtype(DType::F64)?.to_vec2::<f64>()?;
         let lengths = rollout.mask.to_dtype(DType::U32)?.sum(1)?.to_vec1::<u32>()?;
         let (mut advantages, mut returns) = (Vec::new(), Vec::new());
@@ -134,7 +137,8 @@ impl Estimates {
     /// # Errors
     /// Says the shapes when they disagree.
     pub fn whitened(self, mask: &Tensor) -> Result<Self> {
-        let centred = self.advantages.broadcast_sub(&mask::token_mean(&self.advantages, mask)?)?;
+        let centred =
+            self.advantages.broadcast_sub(&mask::token_mean(&self.advantages, mask)?)?;
         let variance = mask::token_mean(&centred.sqr()?, mask)?;
         let scaled = centred.broadcast_div(&(variance.sqrt()? + 1e-8)?)?;
         Ok(Self { advantages: mask::keep(&scaled, mask)?, ..self })

@@ -49,7 +49,10 @@ fn two_runs_print_and_write_the_same_bytes() {
         }
         assert!(files >= 2, "{binary} wrote {files} files");
         let out = one.path().to_string_lossy().into_owned();
-        assert!(!text(&first.stdout).contains(&out), "{binary} prints a path to standard output");
+        assert!(
+            !text(&first.stdout).contains(&out),
+            "{binary} prints a path to standard output"
+        );
     }
 }
 
@@ -77,7 +80,11 @@ fn wrong_arguments_are_named_and_exit_with_2() {
 fn a_missing_feature_is_a_usage_error() {
     let output = Command::new(CHAPTERS[0].0).args(["--device", "cuda"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
-    assert!(text(&output.stderr).contains("cargo run --features cuda"), "{}", text(&output.stderr));
+    assert!(
+        text(&output.stderr).contains("cargo run --features cuda"),
+        "{}",
+        text(&output.stderr)
+    );
 }
 
 #[test]
@@ -89,7 +96,10 @@ fn an_output_folder_that_cannot_be_written_is_a_failure_that_names_it() {
         let output = run(binary, arguments, &file, "1");
         assert_eq!(output.status.code(), Some(1), "{binary}");
         let stderr = text(&output.stderr);
-        assert!(stderr.contains("cannot write to the output folder") && stderr.contains("taken"));
+        assert!(
+            stderr.contains("cannot write to the output folder")
+                && stderr.contains("taken")
+        );
         assert!(!stderr.contains("panicked") && !stderr.contains("backtrace"), "{stderr}");
     }
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "kept");

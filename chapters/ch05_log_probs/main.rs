@@ -66,7 +66,8 @@ fn shift(out: &mut Output) {
     out.section(Kind::Exact, "shift", "Which logits are about which token");
     let (prompt, completion) = (["What", "is", "2+2"], ["The", "answer", "4"]);
     let tokens: Vec<&str> = prompt.into_iter().chain(completion).collect();
-    let mut table = Table::new(["position", "token", "part", "its logits are about", "gathered"]);
+    let mut table =
+        Table::new(["position", "token", "part", "its logits are about", "gathered"]);
     for (t, token) in tokens.iter().enumerate() {
         let part = if t < prompt.len() { "prompt" } else { "completion" };
         let about = tokens.get(t + 1).copied();
@@ -100,8 +101,10 @@ fn pick(table: &Tensor, ids: &Tensor) -> Result<Vec<f64>> {
 
 fn gather(out: &mut Output, device: &Device) -> Result<()> {
     out.section(Kind::Exact, "gather", "One number from each row");
-    let (log_probs, ids) = (Tensor::new(&LOG_PROBS, device)?, Tensor::new(&CHOSEN, device)?);
-    let mut table = Table::new(["position", "the", "answer", "is", "4", "hello", "probabilities"]);
+    let (log_probs, ids) =
+        (Tensor::new(&LOG_PROBS, device)?, Tensor::new(&CHOSEN, device)?);
+    let mut table =
+        Table::new(["position", "the", "answer", "is", "4", "hello", "probabilities"]);
     for (t, row) in LOG_PROBS.iter().enumerate() {
         let cell = |i: usize| {
             let star = if i as u32 == CHOSEN[t] { "*" } else { " " };
@@ -115,7 +118,10 @@ fn gather(out: &mut Output, device: &Device) -> Result<()> {
     let picked = pick(&log_probs, &ids)?;
     let sum: f64 = picked.iter().sum();
     let words = CHOSEN.map(|id| WORDS[id as usize]).join(" ");
-    println!("gathered (*): {picked:?}, sum {sum:.1}, probability of `{words}` {:.6}", sum.exp());
+    println!(
+        "gathered (*): {picked:?}, sum {sum:.1}, probability of `{words}` {:.6}",
+        sum.exp()
+    );
     let fair = grpo::log_prob::of(&log_probs, &ids)?.to_vec1::<f64>()?;
     let total: f64 = fair.iter().sum();
     let fair = fair.iter().map(|x| format!("{x:.4}")).collect::<Vec<_>>().join(", ");
@@ -151,7 +157,8 @@ impl Recency {
         let (rows, length) = ids.dims2()?;
         let embedded = self.embedding.index_select(&ids.flatten_all()?, 0)?;
         let embedded = embedded.reshape((rows, length, WIDTH))?;
-        let loudness = |t: usize, s: usize| if s > t { 0.0 } else { 0.5f64.powi((t - s) as i32) };
+        let loudness =
+            |t: usize, s: usize| if s > t { 0.0 } else { 0.5f64.powi((t - s) as i32) };
         let past: Vec<f64> =
             (0..length * length).map(|i| loudness(i / length, i % length)).collect();
         let past = Tensor::from_vec(past, (1, length, length), ids.device())?;
@@ -210,7 +217,10 @@ fn two_rows(left: bool, device: &Device) -> Result<(Tensor, Tensor)> {
     let lengths = mask::lengths(&completions, EOS)?;
     let real = Tensor::new(&[prompt_mask, [1; 4]], device)?;
     let completion_mask = mask::of_lengths(&lengths, 3, device)?;
-    Ok((Tensor::cat(&[&ids, &completions], 1)?, Tensor::cat(&[&real, &completion_mask], 1)?))
+    Ok((
+        Tensor::cat(&[&ids, &completions], 1)?,
+        Tensor::cat(&[&real, &completion_mask], 1)?,
+    ))
 }
 
 /// The two rows of [`two_rows`], each scored alone and without any padding.
@@ -234,11 +244,14 @@ fn padding(out: &mut Output, run: &RunArgs) -> Result<()> {
     out.section(Kind::Exact, "padding", "Prompts and completions of different lengths");
     let (ids, real) = two_rows(true, &run.device)?;
     let (ids, real) = (ids.to_vec2::<u32>()?, real.to_vec2::<u8>()?);
-    println!("prompts padded on the left, completions on the right; EOS and padding are both 0\n");
+    println!(
+        "prompts padded on the left, completions on the right; EOS and padding are both 0\n"
+    );
     for (name, rows) in [("ids ", &ids), ("mask", &real.iter().map(widen).collect())] {
         for row in rows {
             let (prompt, completion) = row.split_at(4);
-            let text = |ids: &[u32]| ids.iter().map(u32::to_string).collect::<Vec<_>>().join(" ");
+            let text =
+                |ids: &[u32]| ids.iter().map(u32::to_string).collect::<Vec<_>>().join(" ");
             println!("{name}  {} | {}", text(prompt), text(completion));
         }
     }
@@ -317,7 +330,8 @@ const SCORINGS: [(&str, Scoring); 5] = [
 /// Every completion there is, behind the prompt: (V^T, P + T).
 fn every_sequence(device: &Device) -> Result<Tensor> {
     let count = VOCABULARY.pow(LENGTH as u32);
-    let token = |code: usize, t: usize| (code / VOCABULARY.pow(t as u32) % VOCABULARY) as u32;
+    let token =
+        |code: usize, t: usize| (code / VOCABULARY.pow(t as u32) % VOCABULARY) as u32;
     let ids: Vec<u32> = (0..count)
         .flat_map(|code| PROMPT.into_iter().chain((0..LENGTH).map(move |t| token(code, t))))
         .collect();
@@ -398,7 +412,8 @@ fn mistakes(out: &mut Output, run: &RunArgs) -> Result<()> {
     let policy = policy(run, VOCABULARY)?;
     let (exact, j) = truth(&policy)?;
     let sequences = every_sequence(&run.device)?;
-    let (raw, centred) = (weights(&policy, &sequences, 0.0)?, weights(&policy, &sequences, j)?);
+    let (raw, centred) =
+        (weights(&policy, &sequences, 0.0)?, weights(&policy, &sequences, j)?);
     println!(
         "loss and gradient are means over all 216 completions; the expected reward is {j:.4}\n"
     );
@@ -417,7 +432,8 @@ fn mistakes(out: &mut Output, run: &RunArgs) -> Result<()> {
             Ok(gradient.map_or("none".into(), |g| format!("{:.4}", cosine(&g, &exact))))
         };
         let reached = loss.backward()?;
-        let reached = policy.variables().values().filter(|v| reached.get(v).is_some()).count();
+        let reached =
+            policy.variables().values().filter(|v| reached.get(v).is_some()).count();
         let ratios = fresh(&policy, scoring, &mut seed::stream(run.seed, &[1]))?.exp()?;
         let [low, high] = [ratios.min_all()?, ratios.max_all()?];
         let (low, high) = (low.to_scalar::<f64>()?, high.to_scalar::<f64>()?);
@@ -444,7 +460,9 @@ fn pull(scoring: Scoring, logits: &Tensor, sequence: &Tensor) -> Result<Vec<f64>
     let logits = Var::from_tensor(logits)?;
     let loss = scoring.log_probs(&logits, sequence)?.sum_all()?.neg()?;
     let gradients = loss.backward()?;
-    let Some(gradient) = gradients.get(&logits) else { return Ok(vec![0.0; sequence.dim(1)?]) };
+    let Some(gradient) = gradients.get(&logits) else {
+        return Ok(vec![0.0; sequence.dim(1)?]);
+    };
     Ok(gradient.sqr()?.sum(D::Minus1)?.sqrt()?.squeeze(0)?.to_vec1()?)
 }
 
@@ -537,7 +555,11 @@ fn id_of(tokenizer: &Tokenizer, token: &str) -> Result<u32> {
 
 /// A policy's completions of the question: how many there are, and of how many the text
 /// comes back as the ids that were sampled (EOS aside).
-fn round_trips(tokenizer: &Tokenizer, policy: &Recency, rng: &mut StdRng) -> Result<[usize; 2]> {
+fn round_trips(
+    tokenizer: &Tokenizer,
+    policy: &Recency,
+    rng: &mut StdRng,
+) -> Result<[usize; 2]> {
     let (prompt, count) = (encode(tokenizer, QUESTION)?, 256);
     let prompts = Tensor::new(prompt, policy.embedding.device())?.unsqueeze(0)?;
     let prompts = prompts.broadcast_as((count, prompts.dim(1)?))?.contiguous()?;
@@ -560,7 +582,10 @@ fn retokenised(out: &mut Output, run: &RunArgs) -> Result<()> {
     let text = tokenizer.decode(&sampled, true).map_err(anyhow::Error::msg)?;
     let together = encode(&tokenizer, &format!("{QUESTION}{text}"))?;
     let read = through_text(&tokenizer, QUESTION, &sampled)?;
-    println!("{} tokens in the vocabulary; `_` is a space\n", tokenizer.get_vocab_size(true));
+    println!(
+        "{} tokens in the vocabulary; `_` is a space\n",
+        tokenizer.get_vocab_size(true)
+    );
     let (before, after) = (pieces(&tokenizer, &prompt), pieces(&tokenizer, &sampled));
     println!("prompt       {before}  ({} tokens)", prompt.len());
     println!("sampled      {after}  ({} tokens)", sampled.len());
@@ -580,7 +605,9 @@ fn retokenised(out: &mut Output, run: &RunArgs) -> Result<()> {
     );
     let rng = &mut seed::stream(run.seed, &[3]);
     let [kept, count] = round_trips(&tokenizer, &policy, rng)?;
-    println!("of {count} completions of an untrained policy, {kept} come back as they were");
+    println!(
+        "of {count} completions of an untrained policy, {kept} come back as they were"
+    );
     Ok(())
 }
 
@@ -653,8 +680,10 @@ fn largest_differences(policy: &Recency) -> Result<Vec<(String, usize, f64)>> {
     let fast = gradients::of(&loss()?, policy.variables())?;
     let mut differences = Vec::new();
     for (name, variable) in policy.variables() {
-        let fast = fast.get(variable).context("no gradient")?.flatten_all()?.to_vec1::<f64>()?;
-        let apart = fast.iter().zip(&slow[name]).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        let fast =
+            fast.get(variable).context("no gradient")?.flatten_all()?.to_vec1::<f64>()?;
+        let apart =
+            fast.iter().zip(&slow[name]).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
         differences.push((name.clone(), fast.len(), apart));
     }
     Ok(differences)

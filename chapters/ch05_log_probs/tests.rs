@@ -124,8 +124,12 @@ fn prompt_tokens_in_the_loss_are_caught_by_where_the_gradient_is_zero() {
         // With raw rewards the gradient is wrong. With centred ones the prompt's part is
         // the same in every completion and cancels, as long as none is divided by a length.
         let (exact, j) = truth(&policy).unwrap();
-        assert!(cosine(&gradient(&policy, Scoring::WithPrompt, 0.0).unwrap(), &exact) < 0.8);
-        assert!(furthest(&gradient(&policy, Scoring::WithPrompt, j).unwrap(), &exact) < 1e-10);
+        assert!(
+            cosine(&gradient(&policy, Scoring::WithPrompt, 0.0).unwrap(), &exact) < 0.8
+        );
+        assert!(
+            furthest(&gradient(&policy, Scoring::WithPrompt, j).unwrap(), &exact) < 1e-10
+        );
     }
 }
 
@@ -140,7 +144,8 @@ fn retokenised_text_is_caught_by_comparing_ids() {
     assert_eq!(pieces(&tokenizer, &read), "5");
     // A prompt that does not end in a space keeps its boundary, but not its EOS.
     let question = QUESTION.trim_end();
-    let sampled: Vec<u32> = ["Ġ34", "5", "<eos>"].map(|t| id_of(&tokenizer, t).unwrap()).to_vec();
+    let sampled: Vec<u32> =
+        ["Ġ34", "5", "<eos>"].map(|t| id_of(&tokenizer, t).unwrap()).to_vec();
     assert_eq!(through_text(&tokenizer, question, &sampled).unwrap(), sampled[..2]);
     // What is kept as ids needs no comparison: it is what was sampled.
     let kept = [prompt.clone(), sampled.clone()].concat();

@@ -70,7 +70,8 @@ fn main() -> cli::Outcome {
     let mut out = args.run.output("ch07_reward_model")?;
     worked_numbers(&mut out, &args.run.device)?;
     let labs = |teacher, comparisons| {
-        let lab = |seed| Lab::new(teacher, comparisons, args.run.seed + seed, &args.run.device);
+        let lab =
+            |seed| Lab::new(teacher, comparisons, args.run.seed + seed, &args.run.device);
         seed::over_seeds(seeds, lab)
     };
     let (easy, hard) = (labs(Teacher::Good, USUAL)?, labs(Teacher::Mediocre, USUAL)?);
@@ -94,8 +95,10 @@ fn worked_numbers(out: &mut Output, device: &Device) -> Result<()> {
         let loss = reward_model::loss(chosen.as_tensor(), &one(0.0)?)?;
         let variables = Variables::from([("r_w".to_string(), chosen.clone())]);
         let push = gradients::of(&loss, &variables)?;
-        let push = push.get(&chosen).map_or(Ok(0.0), |g| g.neg()?.get(0)?.to_scalar::<f64>())?;
-        let [wins, loss] = [1.0 - push, loss.to_scalar::<f64>()?].map(|x| format!("{x:.4}"));
+        let push =
+            push.get(&chosen).map_or(Ok(0.0), |g| g.neg()?.get(0)?.to_scalar::<f64>())?;
+        let [wins, loss] =
+            [1.0 - push, loss.to_scalar::<f64>()?].map(|x| format!("{x:.4}"));
         table.row([format!("{margin:.0}"), wins, loss, format!("{push:+.4}")]);
     }
     print!("{table}");
@@ -140,7 +143,8 @@ impl Teacher {
 // ANCHOR_END: teacher
 
 fn adam(variables: &Variables) -> Result<AdamW> {
-    let settings = ParamsAdamW { lr: LEARNING_RATE, weight_decay: 0.0, ..ParamsAdamW::default() };
+    let settings =
+        ParamsAdamW { lr: LEARNING_RATE, weight_decay: 0.0, ..ParamsAdamW::default() };
     Ok(AdamW::new(variables.values().cloned().collect(), settings)?)
 }
 
@@ -174,7 +178,12 @@ struct Comparisons {
 }
 
 /// The policy answers each of N prompts twice, an annotator says which is better.
-fn compare(world: &Bandit, policy: &Mlp, n: usize, rng: &mut StdRng) -> Result<Comparisons> {
+fn compare(
+    world: &Bandit,
+    policy: &Mlp,
+    n: usize,
+    rng: &mut StdRng,
+) -> Result<Comparisons> {
     let contexts = world.draw(n, rng)?;
     let logits = policy.logits(&contexts.features)?.detach();
     let a = sampling::sample(&logits, rng)?;
@@ -206,8 +215,10 @@ impl Comparisons {
         let rows: Vec<u32> = (0..count).map(|_| rng.random_range(0..total)).collect();
         let rows = Tensor::new(rows, self.chosen.device())?;
         let take = |x: &Tensor| x.index_select(&rows, 0);
-        let contexts =
-            Contexts { ids: take(&self.contexts.ids)?, features: take(&self.contexts.features)? };
+        let contexts = Contexts {
+            ids: take(&self.contexts.ids)?,
+            features: take(&self.contexts.features)?,
+        };
         Ok(Self { contexts, chosen: take(&self.chosen)?, rejected: take(&self.rejected)? })
     }
 
@@ -257,7 +268,12 @@ struct Lab {
 }
 
 impl Lab {
-    fn new(teacher: Teacher, comparisons: usize, seed: u64, device: &Device) -> Result<Self> {
+    fn new(
+        teacher: Teacher,
+        comparisons: usize,
+        seed: u64,
+        device: &Device,
+    ) -> Result<Self> {
         let mut rng = seed::stream(seed, &[7]);
         let world = Bandit::random(WORLD, &mut rng, device)?;
         let sft = fine_tune(&world, teacher, &mut rng)?;
@@ -314,7 +330,10 @@ impl Measured {
             regret: lab.world.best_reward()? - reward,
             greedy: number(greedy)?,
             promised: start + lab.unit * mean(&lab.judged.rewards)?,
-            kl: number(kl::exact_policy_ref(&logits, &lab.sft.logits(&lab.world.features)?)?)?,
+            kl: number(kl::exact_policy_ref(
+                &logits,
+                &lab.sft.logits(&lab.world.features)?,
+            )?)?,
         })
     }
 }
@@ -379,10 +398,12 @@ fn order_all(lab: &Lab) -> Result<[Ordered; 4]> {
         for a in 0..truth.len() {
             for b in 0..a {
                 let rarer = seen[a].min(seen[b]);
-                let bin = SEEN.iter().position(|(low, high)| (*low..*high).contains(&rarer));
+                let bin =
+                    SEEN.iter().position(|(low, high)| (*low..*high).contains(&rarer));
                 let bin = &mut bins[bin.unwrap_or(SEEN.len() - 1)];
                 bin.pairs += 1.0;
-                bin.right += f64::from(u8::from((truth[a] > truth[b]) == (scores[a] > scores[b])));
+                bin.right +=
+                    f64::from(u8::from((truth[a] > truth[b]) == (scores[a] > scores[b])));
             }
         }
     }
@@ -393,7 +414,8 @@ fn order_all(lab: &Lab) -> Result<[Ordered; 4]> {
 /// `decided`.
 fn annotators(lab: &Lab, decided: f64) -> Result<f64> {
     let Comparisons { contexts, chosen, rejected } = &lab.pairs;
-    let (a, b) = (lab.world.rewards(contexts, chosen)?, lab.world.rewards(contexts, rejected)?);
+    let (a, b) =
+        (lab.world.rewards(contexts, chosen)?, lab.world.rewards(contexts, rejected)?);
     Ok(mean(a.iter().zip(&b).map(|(a, b)| sigmoid(decided * (a - b).abs()))))
 }
 
@@ -422,7 +444,8 @@ fn judges(out: &mut Output, labs: &[Lab]) -> Result<()> {
     let names = ["never", "1 to 4 times", "5 to 19 times", "20 times or more"];
     let rows = names.iter().enumerate().map(|(i, name)| (*name, total(&[i])));
     for (name, Ordered { pairs, right }) in rows.chain([("all", total(&[0, 1, 2, 3]))]) {
-        let share = if pairs > 0.0 { format!("{:.2}", right / pairs) } else { "–".into() };
+        let share =
+            if pairs > 0.0 { format!("{:.2}", right / pairs) } else { "–".into() };
         table.row([name.into(), format!("{pairs:.1}"), share]);
     }
     print!("{table}");
@@ -527,12 +550,18 @@ fn in_all(labs: &[Lab], run: impl Fn(&Lab) -> Result<Mlp> + Sync) -> Result<Vec<
 }
 
 fn sharpening(out: &mut Output, easy: &[Lab], hard: &[Lab]) -> Result<()> {
-    out.section(Kind::Trained, "grpo", "GRPO against the reward model, and against the truth");
+    out.section(
+        Kind::Trained,
+        "grpo",
+        "GRPO against the reward model, and against the truth",
+    );
     let bar = report::progress(4, "training");
-    let mut table = Table::new(["teacher", "policy", "true reward", "regret", "greedy", "KL"]);
+    let mut table =
+        Table::new(["teacher", "policy", "true reward", "regret", "greedy", "KL"]);
     for (name, labs) in [("good", easy), ("mediocre", hard)] {
         let mut row = |policy: &str, measured: &[Measured]| {
-            let [reward, regret] = [cell(measured, |m| m.reward), cell(measured, |m| m.regret)];
+            let [reward, regret] =
+                [cell(measured, |m| m.reward), cell(measured, |m| m.regret)];
             let [greedy, kl] = [cell(measured, |m| m.greedy), cell(measured, |m| m.kl)];
             table.row([name.into(), policy.into(), reward, regret, greedy, kl]);
             bar.inc(1);
@@ -551,7 +580,8 @@ fn sharpening(out: &mut Output, easy: &[Lab], hard: &[Lab]) -> Result<()> {
 
 /// The best possible reward, mean over the labs.
 fn labs_best(labs: &[Lab]) -> Result<f64> {
-    let best = labs.iter().map(|lab| lab.world.best_reward()).collect::<Result<Vec<_>>>()?;
+    let best =
+        labs.iter().map(|lab| lab.world.best_reward()).collect::<Result<Vec<_>>>()?;
     Ok(mean(best.into_iter()))
 }
 
@@ -581,7 +611,8 @@ fn first_group(out: &mut Output, lab: &Lab) -> Result<()> {
         vec![panel],
     );
     out.figure("first_group", &figure)?;
-    let rows = first.iter().zip(&exact).enumerate().map(|(step, (f, e))| [step as f64, *f, *e]);
+    let rows =
+        first.iter().zip(&exact).enumerate().map(|(step, (f, e))| [step as f64, *f, *e]);
     out.csv("first_group", ["step", "first_group", "exact"], rows)
 }
 
@@ -624,7 +655,11 @@ fn falls(labs: &[Lab]) -> Result<usize> {
 }
 
 fn over_optimisation(out: &mut Output, labs: [&[Lab]; 3]) -> Result<()> {
-    out.section(Kind::Trained, "over_optimisation", "True and promised reward as the KL grows");
+    out.section(
+        Kind::Trained,
+        "over_optimisation",
+        "True and promised reward as the KL grows",
+    );
     let curves = labs.iter().map(|labs| frontier(labs)).collect::<Result<Vec<_>>>()?;
     let mut table = Table::new([
         "comparisons",
@@ -642,9 +677,20 @@ fn over_optimisation(out: &mut Output, labs: [&[Lab]; 3]) -> Result<()> {
         let end = &curve[curve.len() - 1];
         let [start, reward, kl, promised] =
             [curve[0][1], peak[1], peak[0], peak[2]].map(|x| format!("{x:.2}"));
-        let [last, last_kl, last_promised] = [end[1], end[0], end[2]].map(|x| format!("{x:.2}"));
+        let [last, last_kl, last_promised] =
+            [end[1], end[0], end[2]].map(|x| format!("{x:.2}"));
         let (count, fallen) = (count.to_string(), falls(labs)?.to_string());
-        table.row([count, start, reward, kl, promised, last, last_kl, last_promised, fallen]);
+        table.row([
+            count,
+            start,
+            reward,
+            kl,
+            promised,
+            last,
+            last_kl,
+            last_promised,
+            fallen,
+        ]);
     }
     let best = labs_best(labs[1])?;
     println!(
@@ -723,7 +769,8 @@ impl Method {
             Self::Reinforce => Some(rewards.to_vec()),
             Self::Rloo => {
                 let groups = advantage::groups(rewards, GROUP_SIZE)?;
-                let each = groups.map(advantage::leave_one_out).collect::<Result<Vec<_>>>()?;
+                let each =
+                    groups.map(advantage::leave_one_out).collect::<Result<Vec<_>>>()?;
                 Some(each.concat())
             }
             _ => None,
@@ -779,7 +826,8 @@ fn train_dpo(lab: &Lab, beta: f64) -> Result<Mlp> {
         };
         let ([chosen, rejected], reference) = (say(&policy)?, say(&lab.sft)?);
         let reference = Pairs { chosen: &reference[0], rejected: &reference[1] };
-        let loss = dpo::loss(Pairs { chosen: &chosen, rejected: &rejected }, reference, beta)?;
+        let loss =
+            dpo::loss(Pairs { chosen: &chosen, rejected: &rejected }, reference, beta)?;
         optimizer.step(&gradients::of(&loss, policy.variables())?)?;
     }
     Ok(policy)
@@ -833,21 +881,35 @@ fn landscape(out: &mut Output, labs: &[Lab]) -> Result<()> {
         let in_figure = method != Method::Centred;
         for kl_coef in KL_COEFS.into_iter().filter(|beta| in_figure || *beta == KL_COEF) {
             let measured = in_all(labs, |lab| train_by(lab, method, kl_coef))?;
-            let point =
-                [mean(measured.iter().map(|m| m.kl)), mean(measured.iter().map(|m| m.reward))];
+            let point = [
+                mean(measured.iter().map(|m| m.kl)),
+                mean(measured.iter().map(|m| m.reward)),
+            ];
             line.push((point[0], point[1]));
             rows.push([i as f64, kl_coef, point[0], point[1]]);
             if kl_coef == KL_COEF {
                 let [trained, frozen] = held(&labs[0], method)?.map(|n| n.to_string());
-                let compared = if method == Method::Verified { dash() } else { USUAL.to_string() };
+                let compared =
+                    if method == Method::Verified { dash() } else { USUAL.to_string() };
                 let sampled = BATCH * POLICY_STEPS;
-                let sampled = if method == Method::Dpo { dash() } else { sampled.to_string() };
+                let sampled =
+                    if method == Method::Dpo { dash() } else { sampled.to_string() };
                 let trusted = match method {
                     Method::Verified | Method::Dpo => dash(),
                     _ => cell(&measured, promised),
                 };
-                let (reward, kl) = (cell(&measured, |m| m.reward), cell(&measured, |m| m.kl));
-                table.row([name.into(), trained, frozen, compared, sampled, reward, trusted, kl]);
+                let (reward, kl) =
+                    (cell(&measured, |m| m.reward), cell(&measured, |m| m.kl));
+                table.row([
+                    name.into(),
+                    trained,
+                    frozen,
+                    compared,
+                    sampled,
+                    reward,
+                    trusted,
+                    kl,
+                ]);
             }
         }
         bar.inc(1);
