@@ -65,7 +65,7 @@ fn wrong_arguments_are_named_and_exit_with_2() {
                 ["--device", "gpu"],
                 "there is no device `gpu`; it must be cpu, cuda, cuda:N or metal",
             ),
-            (["--epochs", "3"], "unexpected argument '--epochs'"),
+            (["--speed", "3"], "unexpected argument '--speed'"),
         ] {
             let output = Command::new(binary).args(arguments).output().unwrap();
             assert_eq!(output.status.code(), Some(2), "{binary} {arguments:?}");

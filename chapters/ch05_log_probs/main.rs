@@ -281,7 +281,7 @@ fn padding(out: &mut Output, run: &RunArgs) -> Result<()> {
     Ok(())
 }
 
-fn widen(row: &Vec<u8>) -> Vec<u32> {
+fn widen(row: &[u8]) -> Vec<u32> {
     row.iter().map(|&x| u32::from(x)).collect()
 }
 
