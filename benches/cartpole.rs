@@ -1,5 +1,5 @@
 //! Environment steps a second, the policy's forward pass and the sampling included:
-//! `cargo bench --bench cartpole`.
+//! `cargo bench --profile dev --bench cartpole`.
 //!
 //! 64 environments step together under a fresh network 4-64-2, whose episodes are short
 //! (about 20 steps), and under one that balances, whose episodes last.
