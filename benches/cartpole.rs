@@ -18,13 +18,22 @@ const ENVIRONMENTS: usize = 64;
 fn main() -> Result<()> {
     let device = Device::Cpu;
     let fresh = Mlp::new([4, 64, 2], &mut seed::rng(0), DType::F32, &device)?;
-    report("64 environments, fresh policy", |rng| play(&fresh, ENVIRONMENTS, rng, &device))?;
+    report("64 environments, fresh policy", |rng| {
+        play(&fresh, ENVIRONMENTS, rng, &device)
+    })?;
     let balancing = balancing(&device)?;
-    report("64 environments, balancing", |rng| play(&balancing, ENVIRONMENTS, rng, &device))?;
+    report("64 environments, balancing", |rng| {
+        play(&balancing, ENVIRONMENTS, rng, &device)
+    })?;
     report("1 environment, balancing", |rng| play(&balancing, 1, rng, &device))
 }
 
-fn play(policy: &Mlp, n: usize, rng: &mut rand::rngs::StdRng, device: &Device) -> Result<Episodes> {
+fn play(
+    policy: &Mlp,
+    n: usize,
+    rng: &mut rand::rngs::StdRng,
+    device: &Device,
+) -> Result<Episodes> {
     let starts = cartpole::group_starts(n, 1, rng);
     cartpole::rollout(starts, cartpole::sampled(policy, rng, device))
 }
@@ -34,7 +43,11 @@ fn balancing(device: &Device) -> Result<Mlp> {
     let policy = Mlp::new([4, 64, 2], &mut seed::rng(0), DType::F32, device)?;
     let set = |name: &str, values: Vec<f32>| -> Result<()> {
         let variable = &policy.variables()[name];
-        Ok(variable.set(&candle_core::Tensor::from_vec(values, variable.shape(), device)?)?)
+        Ok(variable.set(&candle_core::Tensor::from_vec(
+            values,
+            variable.shape(),
+            device,
+        )?)?)
     };
     set("hidden.weight", [0.0, 0.0, 0.5, 0.5].repeat(64))?;
     set("output.weight", [[-0.3; 64], [0.3; 64]].concat())?;

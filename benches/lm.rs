@@ -99,8 +99,9 @@ fn bench(criterion: &mut Criterion) {
     group.sample_size(10).throughput(Throughput::Elements((PROMPTS * GROUP * NEW) as u64));
     group.bench_function("sample", |b| b.iter(|| sample(&decoder).unwrap()));
     group.bench_function("score", |b| b.iter(|| score(&decoder, &sampled).unwrap()));
-    group
-        .bench_function("train", |b| b.iter(|| train(&decoder, &sampled, &mut optimizer).unwrap()));
+    group.bench_function("train", |b| {
+        b.iter(|| train(&decoder, &sampled, &mut optimizer).unwrap())
+    });
     group.bench_function("floor", |b| b.iter(|| floor(&decoder).unwrap()));
     group.finish();
 }

@@ -67,7 +67,8 @@ impl Task {
     /// Logits (B, T, V) of a policy that is not uniform.
     fn new(b: usize, t: usize, v: usize) -> Result<Self> {
         let mut rng = seed::rng(0);
-        let logits = Var::from_tensor(&seed::normal(&mut rng, (b, t, v), 2.0, DType::F32, &Cpu)?)?;
+        let logits =
+            Var::from_tensor(&seed::normal(&mut rng, (b, t, v), 2.0, DType::F32, &Cpu)?)?;
         let ids = (0..b * t).map(|i| (i * 31 % v) as u32).collect();
         Ok(Self {
             logits,

@@ -68,7 +68,8 @@ fn main() -> Result<()> {
 fn world(rng: &mut StdRng) -> Result<Bandit> {
     let [contexts, features, tokens] = WORLD;
     let features = seed::normal(rng, (contexts, features), 1.0, DType::F32, &Cpu)?;
-    let rewards = softmax(&seed::normal(rng, (contexts, tokens), 2.0, DType::F32, &Cpu)?, 1)?;
+    let rewards =
+        softmax(&seed::normal(rng, (contexts, tokens), 2.0, DType::F32, &Cpu)?, 1)?;
     Ok(Bandit { features, rewards })
 }
 
@@ -85,7 +86,8 @@ fn fine_tune(world: &Bandit, rng: &mut StdRng) -> Result<Mlp> {
     for _ in 0..2_000 {
         let contexts = world.draw(32, rng)?;
         let shown = sampling::sample(&shows.index_select(&contexts.ids, 0)?, rng)?;
-        let loss = log_prob::of(&policy.logits(&contexts.features)?, &shown)?.mean_all()?.neg()?;
+        let loss =
+            log_prob::of(&policy.logits(&contexts.features)?, &shown)?.mean_all()?.neg()?;
         optimizer.step(&gradients::of(&loss, policy.variables())?)?;
     }
     Ok(policy)
@@ -98,13 +100,15 @@ fn learn_rewards(world: &Bandit, rng: &mut StdRng) -> Result<RewardModel> {
     for _ in 0..200 {
         let contexts = world.draw(64, rng)?;
         let mut tokens = || -> Result<Tensor> {
-            let ids: Vec<u32> = (0..64).map(|_| rng.random_range(0..tokens as u32)).collect();
+            let ids: Vec<u32> =
+                (0..64).map(|_| rng.random_range(0..tokens as u32)).collect();
             Ok(Tensor::new(ids, &Cpu)?)
         };
         let (a, b) = (tokens()?, tokens()?);
-        let rewards = world.rewards(&contexts, &a)?.into_iter().zip(world.rewards(&contexts, &b)?);
-        let wins =
-            rewards.map(|(a, b)| u8::from(rng.random::<f64>() < 1.0 / (1.0 + (b - a).exp())));
+        let rewards =
+            world.rewards(&contexts, &a)?.into_iter().zip(world.rewards(&contexts, &b)?);
+        let wins = rewards
+            .map(|(a, b)| u8::from(rng.random::<f64>() < 1.0 / (1.0 + (b - a).exp())));
         let wins = Tensor::new(wins.collect::<Vec<_>>(), &Cpu)?;
         let chosen = model.rewards(&contexts.features, &wins.where_cond(&a, &b)?)?;
         let rejected = model.rewards(&contexts.features, &wins.where_cond(&b, &a)?)?;
@@ -129,7 +133,8 @@ fn grpo(
     let steps = Steps { epochs, max_norm: f64::INFINITY };
     for _ in 0..rollouts {
         let contexts = world.draw(PROMPTS, rng)?.in_groups(group_size)?;
-        let rollout = roll_out(&policy, &contexts, group_size, Scale::Unbiased, &judge, rng)?;
+        let rollout =
+            roll_out(&policy, &contexts, group_size, Scale::Unbiased, &judge, rng)?;
         let reference = score(sft, &rollout)?.log_probs;
         let rollout = rollout.with_reference(&reference)?;
         let score = |rollout: &_| score(&policy, rollout);

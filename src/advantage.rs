@@ -88,7 +88,11 @@ pub enum Scale {
 /// assert_eq!(group_relative(&[0.1 + 0.2, 0.3], 2, Scale::Population).unwrap(), [0.0, 0.0]);
 /// ```
 // ANCHOR: group_relative
-pub fn group_relative(rewards: &[f64], group_size: usize, scale: Scale) -> Result<Vec<f64>> {
+pub fn group_relative(
+    rewards: &[f64],
+    group_size: usize,
+    scale: Scale,
+) -> Result<Vec<f64>> {
     let mut advantages = Vec::with_capacity(rewards.len());
     for group in groups(rewards, group_size)? {
         let divisor = match scale {
@@ -100,7 +104,9 @@ pub fn group_relative(rewards: &[f64], group_size: usize, scale: Scale) -> Resul
         };
         match is_silent(group) {
             true => advantages.extend(group.iter().map(|_| 0.0)),
-            false => advantages.extend(batch_mean(group).iter().map(|centred| centred / divisor)),
+            false => {
+                advantages.extend(batch_mean(group).iter().map(|centred| centred / divisor))
+            }
         }
     }
     Ok(advantages)
@@ -120,9 +126,10 @@ pub fn group_relative(rewards: &[f64], group_size: usize, scale: Scale) -> Resul
 /// ```
 // ANCHOR: is_silent
 pub fn is_silent(group: &[f64]) -> bool {
-    let (low, high) = group
-        .iter()
-        .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), r| (low.min(*r), high.max(*r)));
+    let (low, high) =
+        group.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), r| {
+            (low.min(*r), high.max(*r))
+        });
     high - low <= group.len() as f64 * f64::EPSILON * low.abs().max(high.abs())
 }
 // ANCHOR_END: is_silent
@@ -161,7 +168,10 @@ pub fn clip(advantages: &[f64], limit: f64) -> Result<Vec<f64>> {
 /// # Errors
 /// Refuses a `group_size` of 0, no rewards or a number of them that is not a multiple
 /// of `group_size`, and a reward that is not finite.
-pub fn groups(rewards: &[f64], group_size: usize) -> Result<std::slice::ChunksExact<'_, f64>> {
+pub fn groups(
+    rewards: &[f64],
+    group_size: usize,
+) -> Result<std::slice::ChunksExact<'_, f64>> {
     let n = rewards.len();
     ensure!(group_size > 0, "group_size is 0; it must be at least 1");
     ensure!(
@@ -169,7 +179,10 @@ pub fn groups(rewards: &[f64], group_size: usize) -> Result<std::slice::ChunksEx
         "there are {n} rewards; their number must be a multiple of group_size, {group_size}"
     );
     for (i, reward) in rewards.iter().enumerate() {
-        ensure!(reward.is_finite(), "reward {i} is {reward}; a reward must be a finite number");
+        ensure!(
+            reward.is_finite(),
+            "reward {i} is {reward}; a reward must be a finite number"
+        );
     }
     Ok(rewards.chunks_exact(group_size))
 }
@@ -222,7 +235,13 @@ pub struct Gae {
 /// assert!((gae.deltas[0] - 1.445).abs() < 1e-12);
 /// ```
 // ANCHOR: gae
-pub fn gae(rewards: &[f64], values: &[f64], done: &[bool], gamma: f64, lambda: f64) -> Result<Gae> {
+pub fn gae(
+    rewards: &[f64],
+    values: &[f64],
+    done: &[bool],
+    gamma: f64,
+    lambda: f64,
+) -> Result<Gae> {
     let (steps, v, d) = (rewards.len(), values.len(), done.len());
     ensure!(
         v == steps + 1 && d == steps,

@@ -124,7 +124,8 @@ pub fn save(
 /// Names the file that is truncated, damaged, foreign or of a later version, and the
 /// checkpoint before it, if there is one. Nothing on the disk changes.
 pub fn load(folder: &Path) -> Result<Checkpoint> {
-    let mut found = steps(folder).with_context(|| format!("cannot read {}", folder.display()))?;
+    let mut found =
+        steps(folder).with_context(|| format!("cannot read {}", folder.display()))?;
     let Some((_, newest)) = found.pop_last() else {
         bail!("there is no checkpoint in {}", folder.display())
     };
@@ -154,11 +155,19 @@ impl Checkpoint {
     /// # Errors
     /// Names the tensor that is missing, too many, or of another shape or type.
     pub fn restore(self, variables: &Variables, optimizer: &mut AdamW) -> Result<usize> {
-        let Self { step, path, optimizer: state, optimizer_steps, variables: mut saved, .. } = self;
+        let Self {
+            step,
+            path,
+            optimizer: state,
+            optimizer_steps,
+            variables: mut saved,
+            ..
+        } = self;
         let restore = || -> Result<()> {
             let mut pairs = Vec::with_capacity(variables.len());
             for (name, variable) in variables {
-                let found = saved.remove(name).with_context(|| format!("there is no {name}"))?;
+                let found =
+                    saved.remove(name).with_context(|| format!("there is no {name}"))?;
                 let (wanted, dtype) = (variable.dims(), variable.dtype());
                 ensure!(
                     found.dims() == wanted && found.dtype() == dtype,
@@ -192,13 +201,16 @@ fn write(
     let unfinished = tempfile::Builder::new().prefix(UNFINISHED).tempdir_in(folder)?;
     let add = |name: &str, bytes: &[u8]| -> Result<(String, Sum)> {
         let mut file = fs::File::create(unfinished.path().join(name))?;
-        file.write_all(bytes).and_then(|()| file.sync_all()).with_context(|| name.to_string())?;
+        file.write_all(bytes)
+            .and_then(|()| file.sync_all())
+            .with_context(|| name.to_string())?;
         Ok((name.to_string(), Sum::of(bytes)))
     };
     let weights = variables.iter().map(|(name, v)| (name, v.as_tensor()));
     let weights = safetensors::serialize(weights, None)?;
     let state = safetensors::serialize(optimizer.state(), None)?;
-    let files = [add("model.safetensors", &weights)?, add("optimizer.safetensors", &state)?];
+    let files =
+        [add("model.safetensors", &weights)?, add("optimizer.safetensors", &state)?];
     let header = Header {
         format: FORMAT.to_string(),
         version: VERSION,
@@ -239,11 +251,14 @@ fn read(path: &Path) -> Result<Checkpoint> {
         version == u64::from(VERSION),
         "it has version {version}; this program reads version {VERSION}"
     );
-    let header: Header = serde_json::from_value(value).context("checkpoint.json is damaged")?;
+    let header: Header =
+        serde_json::from_value(value).context("checkpoint.json is damaged")?;
     let tensors = |name: &str| -> Result<BTreeMap<String, Tensor>> {
         let wanted = header.files.get(name);
-        let wanted = wanted.with_context(|| format!("checkpoint.json does not list {name}"))?;
-        let bytes = fs::read(path.join(name)).with_context(|| format!("{name} is missing"))?;
+        let wanted =
+            wanted.with_context(|| format!("checkpoint.json does not list {name}"))?;
+        let bytes =
+            fs::read(path.join(name)).with_context(|| format!("{name} is missing"))?;
         ensure!(
             bytes.len() == wanted.bytes,
             "{name} has {} bytes; it was saved with {}",
@@ -267,7 +282,8 @@ fn read(path: &Path) -> Result<Checkpoint> {
 impl Sum {
     /// FNV-1a: enough to notice an accident, no protection against intent.
     fn of(bytes: &[u8]) -> Self {
-        let fold = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
+        let fold =
+            |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
         let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325, fold);
         Self { bytes: bytes.len(), checksum: format!("{hash:016x}") }
     }

@@ -32,9 +32,8 @@ pub fn parse(name: &str) -> Result<Device> {
     };
     match kind {
         "cpu" => Ok(Device::Cpu),
-        "cuda" if cfg!(feature = "cuda") => {
-            Device::new_cuda(index).with_context(|| format!("cannot open CUDA device {index}"))
-        }
+        "cuda" if cfg!(feature = "cuda") => Device::new_cuda(index)
+            .with_context(|| format!("cannot open CUDA device {index}")),
         "metal" if cfg!(feature = "metal") => {
             Device::new_metal(0).context("cannot open the Metal device")
         }

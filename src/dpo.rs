@@ -32,9 +32,13 @@ pub struct Pairs<'a> {
 /// # Errors
 /// Refuses a β that is not above 0, and passes on Candle's error when the shapes disagree.
 // ANCHOR: implicit_reward
-pub fn implicit_reward(log_probs: &Tensor, ref_log_probs: &Tensor, beta: f64) -> Result<Tensor> {
+pub fn implicit_reward(
+    log_probs: &Tensor,
+    reference: &Tensor,
+    beta: f64,
+) -> Result<Tensor> {
     ensure!(beta > 0.0 && beta.is_finite(), "beta is {beta}; it must be above 0");
-    Ok(((log_probs - ref_log_probs.detach())? * beta)?)
+    Ok(((log_probs - reference.detach())? * beta)?)
 }
 // ANCHOR_END: implicit_reward
 

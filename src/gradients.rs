@@ -35,7 +35,11 @@ use std::collections::BTreeMap;
 /// ```
 // ANCHOR: of
 pub fn of(loss: &Tensor, variables: &Variables) -> Result<GradStore> {
-    ensure!(loss.elem_count() == 1, "a loss is one number; this one has shape {:?}", loss.shape());
+    ensure!(
+        loss.elem_count() == 1,
+        "a loss is one number; this one has shape {:?}",
+        loss.shape()
+    );
     let value = loss.flatten_all()?.get(0)?.to_dtype(DType::F64)?.to_scalar::<f64>()?;
     ensure!(value.is_finite(), "the loss is {value}; it must be a finite number");
     let gradients = loss.backward()?;
@@ -72,10 +76,17 @@ pub fn norm(gradients: &GradStore, variables: &Variables) -> Result<f64> {
 ///
 /// # Errors
 /// Refuses a norm that is not finite, and names a variable without a gradient.
-pub fn clip_norm(gradients: &mut GradStore, variables: &Variables, max_norm: f64) -> Result<f64> {
+pub fn clip_norm(
+    gradients: &mut GradStore,
+    variables: &Variables,
+    max_norm: f64,
+) -> Result<f64> {
     ensure!(max_norm > 0.0, "max_norm is {max_norm}; it must be above 0");
     let norm = norm(gradients, variables)?;
-    ensure!(norm.is_finite(), "the gradient norm is {norm}; the step would spoil every variable");
+    ensure!(
+        norm.is_finite(),
+        "the gradient norm is {norm}; the step would spoil every variable"
+    );
     if norm > max_norm {
         for variable in variables.values() {
             if let Some(gradient) = gradients.get(variable) {
@@ -98,7 +109,8 @@ pub fn finite_differences(
     step: f64,
     loss: impl Fn() -> Result<Tensor>,
 ) -> Result<BTreeMap<String, Vec<f64>>> {
-    let value = || Ok::<f64, anyhow::Error>(loss()?.to_dtype(DType::F64)?.to_scalar::<f64>()?);
+    let value =
+        || Ok::<f64, anyhow::Error>(loss()?.to_dtype(DType::F64)?.to_scalar::<f64>()?);
     let mut all = BTreeMap::new();
     for (name, variable) in variables {
         let before = variable.as_tensor().copy()?;

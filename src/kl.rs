@@ -83,7 +83,8 @@ pub fn k3_policy_ref(log_probs: &Tensor, ref_log_probs: &Tensor) -> Result<Tenso
 /// # Errors
 /// Passes on Candle's error when the shapes disagree.
 pub fn exact_policy_ref(logits: &Tensor, ref_logits: &Tensor) -> Result<Tensor> {
-    let (log_probs, ref_log_probs) = (log_prob::table(logits)?, log_prob::table(ref_logits)?);
+    let (log_probs, ref_log_probs) =
+        (log_prob::table(logits)?, log_prob::table(ref_logits)?);
     Ok((log_probs.exp()? * (&log_probs - &ref_log_probs)?)?.sum(D::Minus1)?)
 }
 

@@ -44,6 +44,7 @@ pub fn at_temperature(logits: &Tensor, ids: &Tensor, temperature: f64) -> Result
     }
 }
 
+// ANCHOR: slow
 /// [`at_temperature`] in Candle's own operations, on any device. It keeps copies of the
 /// logits for the backward pass.
 ///
@@ -51,9 +52,11 @@ pub fn at_temperature(logits: &Tensor, ids: &Tensor, temperature: f64) -> Result
 /// Passes on Candle's error when the shapes disagree.
 pub fn slow(logits: &Tensor, ids: &Tensor, temperature: f64) -> Result<Tensor> {
     let logits = (logits / temperature)?;
-    let chosen = logits.gather(&ids.unsqueeze(D::Minus1)?, D::Minus1)?.squeeze(D::Minus1)?;
+    let column = ids.unsqueeze(D::Minus1)?;
+    let chosen = logits.gather(&column, D::Minus1)?.squeeze(D::Minus1)?;
     Ok((chosen - logits.log_sum_exp(D::Minus1)?)?)
 }
+// ANCHOR_END: slow
 
 /// What a policy says about given completions.
 #[derive(Debug, Clone)]
@@ -71,6 +74,7 @@ impl From<Tensor> for Scores {
     }
 }
 
+// ANCHOR: completion
 /// Scores of the completions. The logits at a position are about the token *after* it:
 ///
 /// ```text
@@ -94,16 +98,14 @@ pub fn completion(
 ) -> Result<Scores> {
     check(logits, sequences, temperature)?;
     let width = sequences.dim(D::Minus1)?;
-    ensure!(
-        (1..width).contains(&prompt_length),
-        "prompt_length is {prompt_length}; of {width} tokens it must leave one, and be at least 1"
-    );
+    check_prompt_length(prompt_length, width)?;
     let length = width - prompt_length;
     let logits = logits.narrow(1, prompt_length - 1, length)?;
     let tokens = sequences.narrow(1, prompt_length, length)?;
     let log_probs = at_temperature(&logits, &tokens, temperature)?;
     Ok(Scores { log_probs, entropy: Some(entropy(&logits, temperature)?) })
 }
+// ANCHOR_END: completion
 
 /// The entropy −Σ_v π(v) log π(v) of each distribution, in nats: logits (…, V) → (…),
 /// without a gradient. It is not the mean of −log π over sampled tokens, which only
@@ -126,7 +128,9 @@ pub fn entropy(logits: &Tensor, temperature: f64) -> Result<Tensor> {
     }
     let log_probs = table(&(logits / temperature)?)?;
     // The lowest finite number for −∞: 0 · −∞ would be NaN.
-    Ok((log_probs.exp()? * log_probs.maximum(f64::from(f32::MIN))?)?.sum(D::Minus1)?.neg()?)
+    Ok((log_probs.exp()? * log_probs.maximum(f64::from(f32::MIN))?)?
+        .sum(D::Minus1)?
+        .neg()?)
 }
 
 /// All log-probabilities: logits (…, V) → (…, V). For small vocabularies and for
@@ -145,6 +149,14 @@ pub fn table(logits: &Tensor) -> Result<Tensor> {
 pub fn probabilities(logits: &Tensor) -> Result<Vec<f64>> {
     let logits = logits.to_dtype(DType::F64)?;
     Ok(candle_nn::ops::softmax(&logits, D::Minus1)?.to_vec1()?)
+}
+
+fn check_prompt_length(prompt_length: usize, width: usize) -> Result<()> {
+    ensure!(
+        (1..width).contains(&prompt_length),
+        "prompt_length is {prompt_length}; of {width} tokens it must leave one, and be at least 1"
+    );
+    Ok(())
 }
 
 fn check(logits: &Tensor, ids: &Tensor, temperature: f64) -> Result<()> {

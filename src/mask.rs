@@ -26,7 +26,8 @@ use candle_core::{D, DType, Device, Tensor};
 /// # Errors
 /// Passes on Candle's error when `tokens` is not (B, T) of dtype `U32`.
 pub fn lengths(tokens: &Tensor, eos: u32) -> Result<Vec<usize>> {
-    let length = |row: &Vec<u32>| row.iter().position(|&id| id == eos).map_or(row.len(), |t| t + 1);
+    let length =
+        |row: &Vec<u32>| row.iter().position(|&id| id == eos).map_or(row.len(), |t| t + 1);
     Ok(tokens.to_vec2::<u32>()?.iter().map(length).collect())
 }
 
@@ -59,7 +60,10 @@ pub fn of_lengths(lengths: &[usize], width: usize, device: &Device) -> Result<Te
 /// Says the two numbers of rows when they disagree.
 pub fn without_truncated(mask: &Tensor, truncated: &[bool]) -> Result<Tensor> {
     let (rows, flags) = (mask.dim(0)?, truncated.len());
-    ensure!(rows == flags, "mask has {rows} rows and truncated has {flags}; they must agree");
+    ensure!(
+        rows == flags,
+        "mask has {rows} rows and truncated has {flags}; they must agree"
+    );
     let kept: Vec<u8> = truncated.iter().map(|&cut| u8::from(!cut)).collect();
     Ok(mask.broadcast_mul(&Tensor::from_vec(kept, (rows, 1), mask.device())?)?)
 }

@@ -184,7 +184,8 @@ impl Objective {
     /// Selects the padding away and forms the ratio.
     fn tokens(&self, batch: &Batch) -> Result<Tokens> {
         batch.check()?;
-        let (log_probs, mask) = (mask::keep(batch.log_probs, batch.mask)?, batch.mask.clone());
+        let (log_probs, mask) =
+            (mask::keep(batch.log_probs, batch.mask)?, batch.mask.clone());
         let advantages = batch.advantages.unsqueeze(1)?;
         check_finite("advantages", &advantages)?;
         let old_log_probs = match batch.old_log_probs {
@@ -238,8 +239,12 @@ impl Aggregation {
                 Ok((mask::sequence_mean(&per_token, batch.mask)?.mean_all()? / steps)?)
             }
             Self::TokenMean => sum_divided_by(tokens * steps),
-            Self::ConstantLength(length) => sum_divided_by((sequences * length) as f64 * steps),
-            Self::GlobalTokens => sum_divided_by(batch.step_tokens.unwrap_or(tokens * steps)),
+            Self::ConstantLength(length) => {
+                sum_divided_by((sequences * length) as f64 * steps)
+            }
+            Self::GlobalTokens => {
+                sum_divided_by(batch.step_tokens.unwrap_or(tokens * steps))
+            }
             Self::LengthWeighted => sum_divided_by(sequences as f64 * steps),
         }
     }

@@ -56,9 +56,13 @@ impl AdamW {
     /// Names the setting that is out of range.
     pub fn new(variables: &Variables, settings: ParamsAdamW) -> Result<Self> {
         for (name, beta) in [("beta1", settings.beta1), ("beta2", settings.beta2)] {
-            ensure!((0.0..1.0).contains(&beta), "{name} is {beta}; it must be from 0 to below 1");
+            ensure!(
+                (0.0..1.0).contains(&beta),
+                "{name} is {beta}; it must be from 0 to below 1"
+            );
         }
-        for (name, value) in [("lr", settings.lr), ("weight_decay", settings.weight_decay)] {
+        for (name, value) in [("lr", settings.lr), ("weight_decay", settings.weight_decay)]
+        {
             let good = value.is_finite() && value >= 0.0;
             ensure!(good, "{name} is {value}; it must be at least 0");
         }
@@ -89,12 +93,17 @@ impl AdamW {
     ///
     /// # Errors
     /// Names the tensor that is missing, too many, or of another shape or type.
-    pub fn restore(&mut self, mut state: BTreeMap<String, Tensor>, steps: usize) -> Result<()> {
+    pub fn restore(
+        &mut self,
+        mut state: BTreeMap<String, Tensor>,
+        steps: usize,
+    ) -> Result<()> {
         let mut restored = Vec::with_capacity(self.entries.len());
         for (name, entry) in &self.entries {
             let mut take = |kind: &str| -> Result<Tensor> {
                 let name = format!("{kind}.{name}");
-                let found = state.remove(&name).with_context(|| format!("there is no {name}"))?;
+                let found =
+                    state.remove(&name).with_context(|| format!("there is no {name}"))?;
                 let (wanted, dtype) = (entry.m.dims(), entry.m.dtype());
                 ensure!(
                     found.dims() == wanted && found.dtype() == dtype,
@@ -123,7 +132,8 @@ impl Optimizer for AdamW {
     /// Variables without names get their number as name.
     fn new(variables: Vec<Var>, settings: ParamsAdamW) -> CandleResult<Self> {
         let named = variables.into_iter().enumerate();
-        let named = named.map(|(index, variable)| (format!("{index:05}"), variable)).collect();
+        let named =
+            named.map(|(index, variable)| (format!("{index:05}"), variable)).collect();
         Self::new(&named, settings).map_err(|e| candle_core::Error::Msg(e.to_string()))
     }
 

@@ -129,7 +129,13 @@ impl Panel {
         self.any_line(colour, label, points, true)
     }
 
-    fn any_line(self, colour: usize, label: &str, points: &[(f64, f64)], dashed: bool) -> Self {
+    fn any_line(
+        self,
+        colour: usize,
+        label: &str,
+        points: &[(f64, f64)],
+        dashed: bool,
+    ) -> Self {
         let mut panel = self.label(colour, label);
         panel.marks.push(Mark::Line { colour, points: points.to_vec(), dashed });
         panel
@@ -137,9 +143,16 @@ impl Panel {
 
     /// The mean of several curves with a band of one standard deviation to each side.
     /// `curves` holds one curve a seed, all with the same `x`.
-    pub fn mean_band(self, colour: usize, label: &str, x: &[f64], curves: &[Vec<f64>]) -> Self {
+    pub fn mean_band(
+        self,
+        colour: usize,
+        label: &str,
+        x: &[f64],
+        curves: &[Vec<f64>],
+    ) -> Self {
         let at = |i: usize| {
-            let numbers: Vec<f64> = curves.iter().filter_map(|c| c.get(i).copied()).collect();
+            let numbers: Vec<f64> =
+                curves.iter().filter_map(|c| c.get(i).copied()).collect();
             crate::report::mean_std(&numbers)
         };
         let stats: Vec<(f64, f64, f64)> =
@@ -171,8 +184,15 @@ impl Panel {
     }
 
     /// Bars from 0 to y, centred on x, `width` wide, as (x, y).
-    pub fn bars(self, colour: usize, label: &str, width: f64, points: &[(f64, f64)]) -> Self {
-        let bars = points.iter().map(|&(x, y)| (x - width / 2.0, x + width / 2.0, y)).collect();
+    pub fn bars(
+        self,
+        colour: usize,
+        label: &str,
+        width: f64,
+        points: &[(f64, f64)],
+    ) -> Self {
+        let bars =
+            points.iter().map(|&(x, y)| (x - width / 2.0, x + width / 2.0, y)).collect();
         let mut panel = self.label(colour, label);
         panel.marks.push(Mark::Bars { colour, bars });
         panel
@@ -200,7 +220,8 @@ impl Panel {
             counts[bin.min(bins - 1)] += 1.0;
         }
         let middle = |i: usize| low + (i as f64 + 0.5) * width;
-        let points: Vec<_> = counts.iter().enumerate().map(|(i, &n)| (middle(i), n)).collect();
+        let points: Vec<_> =
+            counts.iter().enumerate().map(|(i, &n)| (middle(i), n)).collect();
         self.bars(colour, label, width, &points)
     }
 
@@ -240,7 +261,10 @@ impl Panel {
                 }),
             }
         }
-        (x.range(self.x_scale, self.x_range, 0.02), y.range(self.y_scale, self.y_range, 0.06))
+        (
+            x.range(self.x_scale, self.x_range, 0.02),
+            y.range(self.y_scale, self.y_range, 0.06),
+        )
     }
 }
 
@@ -329,8 +353,11 @@ impl Figure {
             (self.panel_size.0 * self.columns as u32, self.panel_size.1 * rows as u32);
         let mut drawn = String::new();
         {
-            let root = SVGBackend::with_string(&mut drawn, (width, height)).into_drawing_area();
-            for (area, panel) in root.split_evenly((rows, self.columns)).iter().zip(&self.panels) {
+            let root =
+                SVGBackend::with_string(&mut drawn, (width, height)).into_drawing_area();
+            for (area, panel) in
+                root.split_evenly((rows, self.columns)).iter().zip(&self.panels)
+            {
                 draw(area, panel)
                     .with_context(|| format!("cannot draw the figure `{}`", self.title))?;
             }
@@ -338,8 +365,10 @@ impl Figure {
         }
         for (colour, variable) in COLOURS {
             let RGBColor(r, g, b) = colour;
-            drawn =
-                drawn.replace(&format!("\"#{r:02X}{g:02X}{b:02X}\""), &format!("\"{variable}\""));
+            drawn = drawn.replace(
+                &format!("\"#{r:02X}{g:02X}{b:02X}\""),
+                &format!("\"{variable}\""),
+            );
         }
         let body = drawn.split_once("<svg").and_then(|(_, rest)| rest.split_once('>'));
         let (_, body) = body.context("the SVG backend wrote no <svg> element")?;
@@ -358,7 +387,8 @@ fn escape(text: &str) -> String {
 }
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
-type Chart<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
+type Chart<'a, 'b> =
+    ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
 
 fn text(size: f64, h: HPos, v: VPos) -> TextStyle<'static> {
     let font = (FONT.0, (size * f64::from(FONT.1)).round() as i32);
@@ -497,7 +527,9 @@ fn power_of_ten(exponent: i32) -> String {
                 '1' => '¹',
                 '2' => '²',
                 '3' => '³',
-                digit => char::from_u32('⁰' as u32 + digit as u32 - '0' as u32).unwrap_or(digit),
+                digit => {
+                    char::from_u32('⁰' as u32 + digit as u32 - '0' as u32).unwrap_or(digit)
+                }
             };
             format!("10{}", digits.chars().map(raised).collect::<String>())
         }
@@ -524,7 +556,8 @@ fn draw_mark(chart: &mut Chart<'_, '_>, panel: &Panel, mark: &Mark) -> Result<()
             chart.draw_series(std::iter::once(Polygon::new(corners, fill)))?;
         }
         Mark::Points { colour, points } => {
-            let dot = |p: &(f64, f64)| Circle::new(at(p.0, p.1), 4, series(*colour).filled());
+            let dot =
+                |p: &(f64, f64)| Circle::new(at(p.0, p.1), 4, series(*colour).filled());
             chart.draw_series(points.iter().filter(|p| finite(p)).map(dot))?;
         }
         Mark::Errors { colour, points } => {

@@ -58,7 +58,12 @@ impl Table {
     ///
     /// # Errors
     /// Passes on Candle's error when the variable cannot be made.
-    pub fn uniform(states: usize, actions: usize, dtype: DType, device: &Device) -> Result<Self> {
+    pub fn uniform(
+        states: usize,
+        actions: usize,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Self> {
         Self::from_logits(&Tensor::zeros((states, actions), dtype, device)?)
     }
 }
@@ -132,7 +137,8 @@ impl Mlp {
 
     fn from_variables(variables: Variables) -> Self {
         let layer = |name: &str| {
-            let tensor = |part: &str| variables[&format!("{name}.{part}")].as_tensor().clone();
+            let tensor =
+                |part: &str| variables[&format!("{name}.{part}")].as_tensor().clone();
             candle_nn::Linear::new(tensor("weight"), Some(tensor("bias")))
         };
         Self { hidden: layer("hidden"), output: layer("output"), variables }

@@ -17,7 +17,7 @@ use crate::{
     Result,
     advantage::gae,
     mask,
-    objective::{Batch, Metrics, Objective},
+    objective::{Aggregation, Batch, Metrics, Objective},
     rollout::Rollout,
 };
 use anyhow::ensure;
@@ -52,10 +52,29 @@ impl Ppo {
     ///
     /// # Errors
     /// Says the shapes when they disagree, and names γ or λ out of 0..=1.
+    ///
+    /// ```
+    /// use candle_core::{Device::Cpu, Tensor};
+    /// use grpo::{advantage::Scale, mask, objective::recipe, ppo::Ppo, rollout::Rollout};
+    /// let ids = |n: u32| Tensor::new(&[[n]], &Cpu).unwrap();
+    /// let mask = mask::of_lengths(&[1], 1, &Cpu).unwrap();
+    /// let old = Tensor::new(&[[-1.0f64]], &Cpu).unwrap();
+    /// let rollout =
+    ///     Rollout::new(ids(0), ids(7), mask, old, vec![1.0], 1, Scale::None).unwrap();
+    /// let objective = recipe("grpo", 1).unwrap().objective;
+    /// let ppo = Ppo { objective, gamma: 1.0, lambda: 0.95, value_coef: 0.5 };
+    /// let values = Tensor::new(&[[0.25f64]], &Cpu).unwrap();
+    /// let estimates = ppo.estimate(&rollout, &values).unwrap();
+    /// // One token: the advantage is R − V.
+    /// assert_eq!(estimates.advantages.to_vec2::<f64>().unwrap(), [[0.75]]);
+    /// ```
     // ANCHOR: estimate
     pub fn estimate(&self, rollout: &Rollout, values: &Tensor) -> Result<Estimates> {
         let (found, shape) = (values.dims(), rollout.tokens.dims());
-        ensure!(found == shape, "values is {found:?} and tokens {shape:?}; they must agree");
+        ensure!(
+            found == shape,
+            "values is {found:?} and tokens {shape:?}; they must agree"
+        );
         let rows = values.detach().to_dtype(DType::F64)?.to_vec2::<f64>()?;
         let lengths = rollout.mask.to_dtype(DType::U32)?.sum(1)?.to_vec1::<u32>()?;
         let (mut advantages, mut returns) = (Vec::new(), Vec::new());
@@ -102,8 +121,8 @@ impl Ppo {
             ref_log_probs: reference.as_ref(),
             ..Batch::new(&log_probs, &advantages, &mask)
         };
-        let objective =
-            Objective { aggregation: crate::objective::Aggregation::TokenMean, ..self.objective };
+        let mean_of_tokens = Aggregation::TokenMean;
+        let objective = Objective { aggregation: mean_of_tokens, ..self.objective };
         let (policy, metrics) = objective.loss(&batch)?;
         let critic = value_loss(values, &estimates.returns, &rollout.mask)?;
         Ok(((policy + (critic * self.value_coef)?)?, metrics))
@@ -118,7 +137,8 @@ impl Estimates {
     /// # Errors
     /// Says the shapes when they disagree.
     pub fn whitened(self, mask: &Tensor) -> Result<Self> {
-        let centred = self.advantages.broadcast_sub(&mask::token_mean(&self.advantages, mask)?)?;
+        let centred =
+            self.advantages.broadcast_sub(&mask::token_mean(&self.advantages, mask)?)?;
         let variance = mask::token_mean(&centred.sqr()?, mask)?;
         let scaled = centred.broadcast_div(&(variance.sqrt()? + 1e-8)?)?;
         Ok(Self { advantages: mask::keep(&scaled, mask)?, ..self })

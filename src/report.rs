@@ -51,8 +51,9 @@ impl Output {
     /// # Errors
     /// Names the folder when it cannot be made.
     pub fn create(folder: &Path) -> Result<Self> {
-        std::fs::create_dir_all(folder)
-            .with_context(|| format!("cannot write to the output folder {}", folder.display()))?;
+        std::fs::create_dir_all(folder).with_context(|| {
+            format!("cannot write to the output folder {}", folder.display())
+        })?;
         Ok(Self { folder: folder.to_path_buf(), manifest: Manifest::default() })
     }
 
@@ -87,7 +88,8 @@ impl Output {
     ) -> Result<()> {
         // Six digits: those after them depend on the processor.
         let six = |x: f64| format!("{x:.5e}").parse().unwrap_or(x);
-        let cell = |x: &f64| if x.is_finite() { six(*x).to_string() } else { String::new() };
+        let cell =
+            |x: &f64| if x.is_finite() { six(*x).to_string() } else { String::new() };
         let mut text = columns.join(",") + "\n";
         for row in rows {
             text += &(row.each_ref().map(cell).join(",") + "\n");
@@ -101,7 +103,8 @@ impl Output {
     /// Names the file when it cannot be written.
     pub fn file(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
         write_atomically(&self.folder.join(name), bytes)?;
-        let kind = self.manifest.sections.last().map_or(Kind::Exact, |section| section.kind);
+        let kind =
+            self.manifest.sections.last().map_or(Kind::Exact, |section| section.kind);
         self.manifest.files.insert(name.to_string(), kind);
         Ok(())
     }
@@ -169,7 +172,9 @@ impl<const N: usize> fmt::Display for Table<N> {
         });
         let is_number = |text: &String| {
             let text = text.trim_end_matches(['%', '×']).replace('−', "-");
-            text == "–" || text.is_empty() || text.split(" ± ").all(|x| x.parse::<f64>().is_ok())
+            text == "–"
+                || text.is_empty()
+                || text.split(" ± ").all(|x| x.parse::<f64>().is_ok())
         };
         let right: [bool; N] = std::array::from_fn(|i| column(i).all(is_number));
         let dashes: [String; N] = std::array::from_fn(|i| "-".repeat(widths[i]));
@@ -197,7 +202,8 @@ pub fn progress(length: u64, label: &str) -> ProgressBar {
         true => ProgressDrawTarget::stderr_with_hz(10),
         false => ProgressDrawTarget::hidden(),
     };
-    let style = ProgressStyle::with_template("{prefix} {bar:32} {pos}/{len} {msg} {eta} left");
+    let style =
+        ProgressStyle::with_template("{prefix} {bar:32} {pos}/{len} {msg} {eta} left");
     let bar = ProgressBar::with_draw_target(Some(length), target);
     bar.set_prefix(label.to_string());
     match style {

@@ -99,7 +99,8 @@ impl RewardModel {
         let embedding = init.normal("embedding", (tokens, hidden), 1.0)?;
         let mut variables = init.finish();
         let network = Mlp::new([features + hidden, hidden, 1], rng, dtype, device)?;
-        variables.extend(network.variables().iter().map(|(name, v)| (name.clone(), v.clone())));
+        variables
+            .extend(network.variables().iter().map(|(name, v)| (name.clone(), v.clone())));
         Ok(Self { embedding, network, variables })
     }
 

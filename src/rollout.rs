@@ -75,7 +75,10 @@ impl Rollout {
         let &[rows, _] = shape else { bail!("tokens is {shape:?}; it must be (B, T)") };
         for (name, other) in [("mask", &mask), ("old_log_probs", &old_log_probs)] {
             let other = other.dims();
-            ensure!(other == shape, "{name} is {other:?} and tokens {shape:?}; they must agree");
+            ensure!(
+                other == shape,
+                "{name} is {other:?} and tokens {shape:?}; they must agree"
+            );
         }
         for (name, count) in
             [("prompts", prompts.dims().first()), ("rewards", Some(&rewards.len()))]
@@ -116,7 +119,10 @@ impl Rollout {
     /// Says the two shapes when they disagree.
     pub fn with_reference(mut self, ref_log_probs: &Tensor) -> Result<Self> {
         let (found, shape) = (ref_log_probs.dims(), self.tokens.dims());
-        ensure!(found == shape, "ref_log_probs is {found:?} and tokens {shape:?}; they must agree");
+        ensure!(
+            found == shape,
+            "ref_log_probs is {found:?} and tokens {shape:?}; they must agree"
+        );
         self.ref_log_probs = Some(ref_log_probs.detach());
         Ok(self)
     }
@@ -143,7 +149,8 @@ impl Rollout {
         }
         let rewards = rows.iter().map(|&row| self.rewards[row as usize]).collect();
         let rows = Tensor::new(rows, self.tokens.device())?;
-        let take = |x: &Tensor| Ok::<_, anyhow::Error>(x.contiguous()?.index_select(&rows, 0)?);
+        let take =
+            |x: &Tensor| Ok::<_, anyhow::Error>(x.contiguous()?.index_select(&rows, 0)?);
         Ok(Self {
             prompts: take(&self.prompts)?,
             tokens: take(&self.tokens)?,

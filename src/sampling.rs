@@ -25,7 +25,10 @@ use rand::{Rng, rngs::StdRng};
 pub fn index(probabilities: &[f64], rng: &mut StdRng) -> Result<usize> {
     let mut total = 0.0;
     for (i, p) in probabilities.iter().enumerate() {
-        ensure!(p.is_finite() && *p >= 0.0, "probability {i} is {p}; it must be at least 0");
+        ensure!(
+            p.is_finite() && *p >= 0.0,
+            "probability {i} is {p}; it must be at least 0"
+        );
         total += p;
     }
     ensure!(total > 0.0, "none of the {} probabilities is above 0", probabilities.len());
@@ -124,7 +127,8 @@ impl Sampler {
                 ids[index(&kept, rng)?]
             }
         };
-        let log_prob = (logits[id] - max) / self.temperature - weights.iter().sum::<f64>().ln();
+        let log_prob =
+            (logits[id] - max) / self.temperature - weights.iter().sum::<f64>().ln();
         Ok((id as u32, log_prob))
     }
 

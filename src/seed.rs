@@ -45,7 +45,9 @@ pub fn stream(seed: u64, name: &[u64]) -> StdRng {
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
     };
-    let fold = |state: u64, part: &u64| mix(state.wrapping_add(0x9e37_79b9_7f4a_7c15) ^ mix(*part));
+    let fold = |state: u64, part: &u64| {
+        mix(state.wrapping_add(0x9e37_79b9_7f4a_7c15) ^ mix(*part))
+    };
     StdRng::seed_from_u64(name.iter().fold(mix(seed), fold))
 }
 
@@ -61,8 +63,9 @@ pub fn normal(
     device: &Device,
 ) -> Result<Tensor> {
     let shape = shape.into();
-    let values: Vec<f64> =
-        (0..shape.elem_count()).map(|_| std * rng.sample::<f64, _>(StandardNormal)).collect();
+    let values: Vec<f64> = (0..shape.elem_count())
+        .map(|_| std * rng.sample::<f64, _>(StandardNormal))
+        .collect();
     Ok(Tensor::from_vec(values, shape, device)?.to_dtype(dtype)?)
 }
 
@@ -76,7 +79,10 @@ pub fn normal(
 /// let squares = grpo::seed::over_seeds(3, |seed| Ok(seed * seed)).unwrap();
 /// assert_eq!(squares, [0, 1, 4]);
 /// ```
-pub fn over_seeds<T: Send>(seeds: u64, f: impl Fn(u64) -> Result<T> + Sync) -> Result<Vec<T>> {
+pub fn over_seeds<T: Send>(
+    seeds: u64,
+    f: impl Fn(u64) -> Result<T> + Sync,
+) -> Result<Vec<T>> {
     let seeds = seeds as usize;
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
     let next = AtomicUsize::new(0);
@@ -91,7 +97,8 @@ pub fn over_seeds<T: Send>(seeds: u64, f: impl Fn(u64) -> Result<T> + Sync) -> R
                 done.push((seed, f(seed as u64)));
             }
         };
-        let workers: Vec<_> = (0..threads.min(seeds)).map(|_| scope.spawn(worker)).collect();
+        let workers: Vec<_> =
+            (0..threads.min(seeds)).map(|_| scope.spawn(worker)).collect();
         let join = |w: std::thread::ScopedJoinHandle<'_, _>| {
             w.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         };

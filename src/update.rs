@@ -99,7 +99,8 @@ pub fn update(
     ensure!(epochs > 0, "epochs is 0; it must be at least 1");
     let mut step = || -> Result<Step> {
         let scores = score(rollout)?;
-        let batch = Batch { entropy: scores.entropy.as_ref(), ..rollout.batch(&scores.log_probs) };
+        let batch =
+            Batch { entropy: scores.entropy.as_ref(), ..rollout.batch(&scores.log_probs) };
         let (loss, metrics) = objective.loss(&batch)?;
         let mut gradients = gradients::of(&loss, variables)?;
         let grad_norm = gradients::clip_norm(&mut gradients, variables, max_norm)?;

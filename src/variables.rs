@@ -44,7 +44,12 @@ impl<'a> Init<'a> {
     ///
     /// # Errors
     /// Passes on Candle's error when the tensor cannot be made.
-    pub fn normal(&mut self, name: &str, shape: impl Into<Shape>, std: f64) -> Result<Tensor> {
+    pub fn normal(
+        &mut self,
+        name: &str,
+        shape: impl Into<Shape>,
+        std: f64,
+    ) -> Result<Tensor> {
         let values = seed::normal(self.rng, shape, std, self.dtype, &self.device)?;
         self.insert(name, values)
     }

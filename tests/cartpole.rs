@@ -82,8 +82,10 @@ fn all_episodes_together_are_each_alone() {
     // Recorded actions for as long as an episode is short; different lengths, so that
     // environments drop out of the batch one by one.
     let episodes: Vec<_> = recorded().into_iter().filter(|e| e.steps <= 60).collect();
-    let actions: Vec<Vec<u32>> =
-        episodes.iter().map(|e| e.actions.chars().map(|a| u32::from(a == '1')).collect()).collect();
+    let actions: Vec<Vec<u32>> = episodes
+        .iter()
+        .map(|e| e.actions.chars().map(|a| u32::from(a == '1')).collect())
+        .collect();
     let mut carts = CartPoles::new(episodes.iter().map(|e| e.initial_state).collect());
     while !carts.running().is_empty() {
         let now = |&i: &usize| actions[i][carts.steps()[i]];
@@ -106,7 +108,8 @@ fn five_hundred_steps_are_a_truncation_and_not_a_fall() {
     // Recorded episodes of this rule are run again in closed loop: their actions cannot
     // be replayed, because an upright pole magnifies every rounding error.
     for episode in recorded().iter().filter(|e| e.policy == "pd") {
-        let played = cartpole::rollout(vec![episode.initial_state], angle_and_spin).unwrap();
+        let played =
+            cartpole::rollout(vec![episode.initial_state], angle_and_spin).unwrap();
         assert_eq!((played.steps[0], played.ends[0]), (episode.steps, episode.end()));
     }
     let starts = recorded().iter().map(|e| e.initial_state).collect();
@@ -123,7 +126,9 @@ fn five_hundred_steps_are_a_truncation_and_not_a_fall() {
 fn the_limits_are_those_of_gymnasium() {
     let at = |x, angle| cartpole::fallen([x, 0.0, angle, 0.0]);
     assert!(!at(2.4, 0.0) && at(2.4 + 1e-9, 0.0) && at(-2.4 - 1e-9, 0.0));
-    assert!(!at(0.0, cartpole::MAX_ANGLE) && at(0.0, 0.209_439_511) && at(0.0, -0.209_439_511));
+    assert!(
+        !at(0.0, cartpole::MAX_ANGLE) && at(0.0, 0.209_439_511) && at(0.0, -0.209_439_511)
+    );
 }
 
 #[test]

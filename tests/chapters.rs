@@ -7,11 +7,12 @@ use std::{
 };
 
 /// Each binary, and the arguments that keep it short.
-const CHAPTERS: [(&str, &[&str]); 7] = [
+const CHAPTERS: [(&str, &[&str]); 8] = [
     (env!("CARGO_BIN_EXE_ch01_reinforce"), &[]),
     (env!("CARGO_BIN_EXE_ch02_baselines"), &[]),
     (env!("CARGO_BIN_EXE_ch03_cartpole"), &["--quick"]),
     (env!("CARGO_BIN_EXE_ch04_advantages"), &[]),
+    (env!("CARGO_BIN_EXE_ch05_log_probs"), &[]),
     (env!("CARGO_BIN_EXE_ch06_grpo_step"), &[]),
     (env!("CARGO_BIN_EXE_ch07_reward_model"), &["--quick"]),
     (env!("CARGO_BIN_EXE_ch08_group_size"), &["--quick"]),
@@ -48,7 +49,10 @@ fn two_runs_print_and_write_the_same_bytes() {
         }
         assert!(files >= 2, "{binary} wrote {files} files");
         let out = one.path().to_string_lossy().into_owned();
-        assert!(!text(&first.stdout).contains(&out), "{binary} prints a path to standard output");
+        assert!(
+            !text(&first.stdout).contains(&out),
+            "{binary} prints a path to standard output"
+        );
     }
 }
 
@@ -61,7 +65,7 @@ fn wrong_arguments_are_named_and_exit_with_2() {
                 ["--device", "gpu"],
                 "there is no device `gpu`; it must be cpu, cuda, cuda:N or metal",
             ),
-            (["--epochs", "3"], "unexpected argument '--epochs'"),
+            (["--speed", "3"], "unexpected argument '--speed'"),
         ] {
             let output = Command::new(binary).args(arguments).output().unwrap();
             assert_eq!(output.status.code(), Some(2), "{binary} {arguments:?}");
@@ -76,7 +80,11 @@ fn wrong_arguments_are_named_and_exit_with_2() {
 fn a_missing_feature_is_a_usage_error() {
     let output = Command::new(CHAPTERS[0].0).args(["--device", "cuda"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
-    assert!(text(&output.stderr).contains("cargo run --features cuda"), "{}", text(&output.stderr));
+    assert!(
+        text(&output.stderr).contains("cargo run --features cuda"),
+        "{}",
+        text(&output.stderr)
+    );
 }
 
 #[test]
@@ -88,7 +96,10 @@ fn an_output_folder_that_cannot_be_written_is_a_failure_that_names_it() {
         let output = run(binary, arguments, &file, "1");
         assert_eq!(output.status.code(), Some(1), "{binary}");
         let stderr = text(&output.stderr);
-        assert!(stderr.contains("cannot write to the output folder") && stderr.contains("taken"));
+        assert!(
+            stderr.contains("cannot write to the output folder")
+                && stderr.contains("taken")
+        );
         assert!(!stderr.contains("panicked") && !stderr.contains("backtrace"), "{stderr}");
     }
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "kept");

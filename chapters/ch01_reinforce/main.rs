@@ -25,7 +25,8 @@ const LOGITS: [f64; 3] = [1.0, 0.5, -0.5];
 const REWARDS: [f64; 3] = [0.2, 1.0, 0.0];
 
 /// Sample sizes of the convergence figure: 10² to 10⁶.
-const SAMPLES: [usize; 9] = [100, 316, 1_000, 3_162, 10_000, 31_623, 100_000, 316_228, 1_000_000];
+const SAMPLES: [usize; 9] =
+    [100, 316, 1_000, 3_162, 10_000, 31_623, 100_000, 316_228, 1_000_000];
 
 /// The contextual bandit of the second half: contexts, features, actions.
 const WORLD: [usize; 3] = [5, 8, 10];
@@ -73,7 +74,10 @@ fn three_tokens(out: &mut Output, device: &Device) -> Result<()> {
     let probabilities = log_prob::probabilities(&Tensor::new(&LOGITS, device)?)?;
     let (loss, up) = one_sample(0, 1.0, device)?;
     let (_, down) = one_sample(0, -1.0, device)?;
-    println!("token 0 was sampled; loss {loss:.4} with reward +1, {:.4} with reward -1\n", -loss);
+    println!(
+        "token 0 was sampled; loss {loss:.4} with reward +1, {:.4} with reward -1\n",
+        -loss
+    );
     let mut table = report::Table::new([
         "token",
         "logit",
@@ -92,7 +96,8 @@ fn three_tokens(out: &mut Output, device: &Device) -> Result<()> {
     }
     print!("{table}");
     let panel = |title: &str, gradient: &[f64]| {
-        let moves: Vec<_> = gradient.iter().enumerate().map(|(i, g)| (i as f64, -g)).collect();
+        let moves: Vec<_> =
+            gradient.iter().enumerate().map(|(i, g)| (i as f64, -g)).collect();
         Panel::new("token", "where the logit is pushed")
             .title(title)
             .categories(["0 (sampled)", "1", "2"])
@@ -157,7 +162,8 @@ fn log_log_slope(points: &[(f64, f64)]) -> f64 {
 fn errors(run: &RunArgs) -> Result<Vec<Vec<f64>>> {
     let exact = exact_gradient(&run.device)?;
     seed::over_seeds(SEEDS, |seed| {
-        let error = |&n| Ok(distance(&estimate(n, run.seed * SEEDS + seed, &run.device)?, &exact));
+        let error =
+            |&n| Ok(distance(&estimate(n, run.seed * SEEDS + seed, &run.device)?, &exact));
         SAMPLES.iter().map(error).collect()
     })
 }
@@ -166,7 +172,8 @@ fn convergence(out: &mut Output, run: &RunArgs) -> Result<()> {
     out.section(Kind::Exact, "convergence", "The estimate closes in on the exact gradient");
     let exact = exact_gradient(&run.device)?;
     let million = estimate(1_000_000, run.seed * SEEDS, &run.device)?;
-    let mut table = report::Table::new(["token", "exact gradient", "from 1,000,000 samples"]);
+    let mut table =
+        report::Table::new(["token", "exact gradient", "from 1,000,000 samples"]);
     for token in 0..3 {
         let cells = [exact[token], million[token]].map(|g| format!("{g:+.3}"));
         let [exact, sampled] = cells;
@@ -174,8 +181,10 @@ fn convergence(out: &mut Output, run: &RunArgs) -> Result<()> {
     }
     println!("{table}");
     let errors = errors(run)?;
-    let rms = |i: usize| (errors.iter().map(|e| e[i].powi(2)).sum::<f64>() / SEEDS as f64).sqrt();
-    let means: Vec<_> = SAMPLES.iter().enumerate().map(|(i, &n)| (n as f64, rms(i))).collect();
+    let rms =
+        |i: usize| (errors.iter().map(|e| e[i].powi(2)).sum::<f64>() / SEEDS as f64).sqrt();
+    let means: Vec<_> =
+        SAMPLES.iter().enumerate().map(|(i, &n)| (n as f64, rms(i))).collect();
     let mut table = report::Table::new(["samples", "error (RMS of five seeds)"]);
     for &(n, error) in means.iter().step_by(2) {
         table.row([format!("{n}"), format!("{error:.5}")]);
@@ -189,7 +198,8 @@ fn convergence(out: &mut Output, run: &RunArgs) -> Result<()> {
         .dashed(1, "1/√N", &theory)
         .line(0, "five seeds, root mean square", &means);
     for seed in &errors {
-        let points: Vec<_> = SAMPLES.iter().map(|&n| n as f64).zip(seed.iter().copied()).collect();
+        let points: Vec<_> =
+            SAMPLES.iter().map(|&n| n as f64).zip(seed.iter().copied()).collect();
         panel = panel.points(2, "one seed", &points);
     }
     let figure = Figure::new(
@@ -211,7 +221,12 @@ enum Forward {
 
 // ANCHOR: loss
 /// One batch of REINFORCE: choose, receive, and return −mean(R · log π(a)).
-fn loss(policy: &Mlp, world: &Bandit, forward: Forward, rng: &mut StdRng) -> Result<Tensor> {
+fn loss(
+    policy: &Mlp,
+    world: &Bandit,
+    forward: Forward,
+    rng: &mut StdRng,
+) -> Result<Tensor> {
     let contexts = world.draw(BATCH, rng)?;
     let mut logits = policy.logits(&contexts.features)?;
     if forward == Forward::Detached {
@@ -320,9 +335,15 @@ fn lost_gradient(out: &mut Output, run: &RunArgs) -> Result<()> {
     out.section(Kind::Trained, "lost_gradient", "The gradient that is lost in silence");
     let world = world(run)?;
     let [_, features, actions] = WORLD;
-    let policy =
-        Mlp::new([features, HIDDEN, actions], &mut seed::rng(run.seed), DType::F32, &run.device)?;
-    for (name, forward) in [("attached", Forward::Attached), ("detached", Forward::Detached)] {
+    let policy = Mlp::new(
+        [features, HIDDEN, actions],
+        &mut seed::rng(run.seed),
+        DType::F32,
+        &run.device,
+    )?;
+    for (name, forward) in
+        [("attached", Forward::Attached), ("detached", Forward::Detached)]
+    {
         let loss = loss(&policy, &world, forward, &mut seed::rng(run.seed))?;
         let value = loss.to_scalar::<f32>()?;
         match gradients::of(&loss, policy.variables()) {
@@ -331,7 +352,8 @@ fn lost_gradient(out: &mut Output, run: &RunArgs) -> Result<()> {
         }
     }
     let mut rng = seed::rng(run.seed);
-    let mut optimizer = SGD::new(policy.variables().values().cloned().collect(), LEARNING_RATE)?;
+    let mut optimizer =
+        SGD::new(policy.variables().values().cloned().collect(), LEARNING_RATE)?;
     let before = world.expected_reward(&policy)?;
     for _ in 0..STEPS {
         optimizer.backward_step(&loss(&policy, &world, Forward::Detached, &mut rng)?)?;

@@ -16,7 +16,8 @@ fn one_sample_equals_pytorch() {
     let fixture: serde_json::Value =
         serde_json::from_str(include_str!("../../tests/fixtures/reinforce.json")).unwrap();
     for (name, reward) in [("reward +1", 1.0), ("reward -1", -1.0)] {
-        let expected: Vec<f64> = serde_json::from_value(fixture[name]["grad"].clone()).unwrap();
+        let expected: Vec<f64> =
+            serde_json::from_value(fixture[name]["grad"].clone()).unwrap();
         let (loss, gradient) = one_sample(0, reward, &CPU).unwrap();
         assert!((loss - fixture[name]["loss"].as_f64().unwrap()).abs() < 1e-9);
         assert_close(&gradient, &expected, 1e-9);
@@ -45,7 +46,8 @@ fn exact_gradient_equals_finite_differences() {
 
 #[test]
 fn mean_of_the_estimator_is_the_exact_gradient() {
-    let probabilities = log_prob::probabilities(&Tensor::new(&LOGITS, &CPU).unwrap()).unwrap();
+    let probabilities =
+        log_prob::probabilities(&Tensor::new(&LOGITS, &CPU).unwrap()).unwrap();
     let mut mean = [0.0; 3];
     for token in 0..3 {
         let (_, gradient) = one_sample(token as u32, REWARDS[token], &CPU).unwrap();
@@ -77,7 +79,11 @@ fn every_seed_learns() {
     for (curve, exact) in sampled.iter().zip(exact) {
         assert!(exact[STEPS] > 0.9 * best, "the exact gradient ends at {}", exact[STEPS]);
         assert!((0.4..0.55).contains(&curve[0]), "starts at {}", curve[0]);
-        assert!(curve[STEPS] > curve[0] + 0.7 * (best - curve[0]), "ends at {}", curve[STEPS]);
+        assert!(
+            curve[STEPS] > curve[0] + 0.7 * (best - curve[0]),
+            "ends at {}",
+            curve[STEPS]
+        );
     }
 }
 

@@ -62,7 +62,8 @@ fn all_positive(out: &mut Output) {
     out.section(Kind::Exact, "all_positive", "Four rewards, all positive");
     let centred = advantage::batch_mean(&REWARDS);
     let says = |x: f64| if x > 0.0 { "more of this" } else { "less of this" }.to_string();
-    let mut table = Table::new(["response", "reward", "says", "minus the mean", "then says"]);
+    let mut table =
+        Table::new(["response", "reward", "says", "minus the mean", "then says"]);
     for (i, (&reward, advantage)) in REWARDS.iter().zip(centred).enumerate() {
         let (raw, signed) = (format!("{reward:.1}"), format!("{advantage:+.2}"));
         table.row([format!("{i}"), raw, says(reward), signed, says(advantage)]);
@@ -87,11 +88,15 @@ fn score(response: usize) -> [f64; 4] {
 
 /// Mean and variance of one estimate: advantages in, gradient out, summed over every
 /// batch of `size` responses, each weighted by its probability.
-fn moments(size: usize, advantages: impl Fn(&[f64]) -> Result<Vec<f64>>) -> Result<Moments> {
+fn moments(
+    size: usize,
+    advantages: impl Fn(&[f64]) -> Result<Vec<f64>>,
+) -> Result<Moments> {
     let probabilities = probabilities();
     let mut moments = Moments::default();
     for code in 0..4usize.pow(size as u32) {
-        let batch: Vec<usize> = (0..size).map(|i| code / 4usize.pow(i as u32) % 4).collect();
+        let batch: Vec<usize> =
+            (0..size).map(|i| code / 4usize.pow(i as u32) % 4).collect();
         let probability: f64 = batch.iter().map(|&a| probabilities[a]).product();
         let rewards: Vec<f64> = batch.iter().map(|&a| REWARDS[a]).collect();
         let mut gradient = [0.0; 4];
@@ -161,13 +166,32 @@ fn variance_figure(out: &mut Output) -> Result<()> {
             with_constant(expected)?.variance(),
             with_constant(expected)?.length(),
         ),
-        ("the optimum", best, with_constant(best)?.variance(), with_constant(best)?.length()),
+        (
+            "the optimum",
+            best,
+            with_constant(best)?.variance(),
+            with_constant(best)?.length(),
+        ),
         ("one", 1.0, with_constant(1.0)?.variance(), with_constant(1.0)?.length()),
-        ("mean of the batch of 4", f64::NAN, 4.0 * batch_mean.variance(), batch_mean.length()),
-        ("mean of the other 3", f64::NAN, 4.0 * leave_one_out.variance(), leave_one_out.length()),
+        (
+            "mean of the batch of 4",
+            f64::NAN,
+            4.0 * batch_mean.variance(),
+            batch_mean.length(),
+        ),
+        (
+            "mean of the other 3",
+            f64::NAN,
+            4.0 * leave_one_out.variance(),
+            leave_one_out.length(),
+        ),
     ];
-    let mut table =
-        Table::new(["baseline", "value", "variance per response", "length of the mean gradient"]);
+    let mut table = Table::new([
+        "baseline",
+        "value",
+        "variance per response",
+        "length of the mean gradient",
+    ]);
     for (name, value, variance, length) in rows {
         let value = if value.is_nan() { "–".into() } else { format!("{value:.4}") };
         table.row([name.into(), value, format!("{variance:.4}"), format!("{length:.6}")]);
@@ -246,8 +270,13 @@ fn essays(out: &mut Output, seed: u64) -> Result<()> {
     out.section(Kind::Exact, "essays", "Eight essays, three judges");
     let mut rng = seed::stream(seed, &[2]);
     let one = judge(&mut rng);
-    let mut table =
-        Table::new(["essay", "quality", "critic per essay", "critic per topic", "group mean"]);
+    let mut table = Table::new([
+        "essay",
+        "quality",
+        "critic per essay",
+        "critic per topic",
+        "group mean",
+    ]);
     for (i, quality) in ESSAYS.iter().enumerate() {
         let numbers = [one.essay_critic[i], one.topic_critic[i], one.group[i]];
         let [essay, topic, group] = numbers.map(|a| format!("{a:+.2}"));
@@ -259,13 +288,17 @@ fn essays(out: &mut Output, seed: u64) -> Result<()> {
     for _ in 0..draws {
         let judged = judge(&mut rng);
         let all = [&judged.essay_critic, &judged.topic_critic, &judged.group];
-        wrong.iter_mut().zip(all).for_each(|(w, a)| *w += wrong_signs(a) / f64::from(draws));
+        wrong
+            .iter_mut()
+            .zip(all)
+            .for_each(|(w, a)| *w += wrong_signs(a) / f64::from(draws));
     }
     let [essay, topic, group] = wrong.map(|w| format!("{w:.1}"));
     println!("\nessays pushed the wrong way, of 8, mean of {draws} critics:");
     println!("critic per essay {essay}, critic per topic {topic}, group mean {group}");
     let panel = |title: &str, advantages: &[f64]| {
-        let bars: Vec<_> = advantages.iter().enumerate().map(|(i, a)| (i as f64, *a)).collect();
+        let bars: Vec<_> =
+            advantages.iter().enumerate().map(|(i, a)| (i as f64, *a)).collect();
         Panel::new("essay", "advantage")
             .title(title)
             .categories(0..8)
@@ -295,8 +328,14 @@ fn gae_table(out: &mut Output) -> Result<()> {
     let [short, usual, long] =
         [0.0, 0.95, 1.0].map(|l| advantage::gae(&rewards, &values, &done, 0.99, l));
     let (short, usual, long) = (short?.advantages, usual?.advantages, long?.advantages);
-    let mut table =
-        Table::new(["step", "reward", "value", "lambda = 0", "lambda = 0.95", "lambda = 1"]);
+    let mut table = Table::new([
+        "step",
+        "reward",
+        "value",
+        "lambda = 0",
+        "lambda = 0.95",
+        "lambda = 1",
+    ]);
     for t in 0..rewards.len() {
         let [reward, value] = [rewards[t], values[t]].map(|x| format!("{x:.1}"));
         let [a, b, c] = [short[t], usual[t], long[t]].map(|x| format!("{x:+.3}"));
@@ -365,7 +404,12 @@ enum Baseline {
 }
 
 impl Baseline {
-    fn advantages(self, rewards: &[f64], contexts: &Contexts, values: &Tensor) -> Result<Vec<f64>> {
+    fn advantages(
+        self,
+        rewards: &[f64],
+        contexts: &Contexts,
+        values: &Tensor,
+    ) -> Result<Vec<f64>> {
         let wrong = Tensor::new(&[2f32, -2.0, 2.0, -2.0, 2.0], values.device())?;
         let critic = match self {
             Self::None => return Ok(rewards.to_vec()),
@@ -380,18 +424,25 @@ impl Baseline {
 
 // ANCHOR: train
 /// Chapter 1's loop, with advantages in place of rewards.
-fn train(world: &Bandit, baseline: Baseline, seed: u64, device: &Device) -> Result<Vec<f64>> {
+fn train(
+    world: &Bandit,
+    baseline: Baseline,
+    seed: u64,
+    device: &Device,
+) -> Result<Vec<f64>> {
     let mut rng = seed::rng(seed);
     let [_, features, actions] = WORLD;
     let policy = Mlp::new([features, HIDDEN, actions], &mut rng, DType::F32, device)?;
-    let mut optimizer = SGD::new(policy.variables().values().cloned().collect(), LEARNING_RATE)?;
+    let mut optimizer =
+        SGD::new(policy.variables().values().cloned().collect(), LEARNING_RATE)?;
     let mut curve = vec![world.expected_reward(&policy)?];
     for _ in 0..STEPS {
         let contexts = world.draw(BATCH, &mut rng)?;
         let logits = policy.logits(&contexts.features)?;
         let actions = sampling::sample(&logits, &mut rng)?;
         let rewards = world.rewards(&contexts, &actions)?;
-        let advantages = baseline.advantages(&rewards, &contexts, &world.values(&policy)?)?;
+        let advantages =
+            baseline.advantages(&rewards, &contexts, &world.values(&policy)?)?;
         let advantages = Tensor::new(advantages, device)?.to_dtype(DType::F32)?;
         let loss = (advantages * log_prob::of(&logits, &actions)?)?.mean_all()?.neg()?;
         optimizer.step(&gradients::of(&loss, policy.variables())?)?;
@@ -451,7 +502,9 @@ fn bandit(out: &mut Output, run: &RunArgs) -> Result<()> {
         vec![panel],
     );
     out.figure("bandit", &figure)?;
-    let mean = |v: usize, i: usize| curves[v].iter().map(|c| c[i]).sum::<f64>() / SEEDS as f64;
-    let rows = (0..=STEPS).map(|i| [i as f64, mean(0, i), mean(1, i), mean(2, i), mean(3, i)]);
+    let mean =
+        |v: usize, i: usize| curves[v].iter().map(|c| c[i]).sum::<f64>() / SEEDS as f64;
+    let rows =
+        (0..=STEPS).map(|i| [i as f64, mean(0, i), mean(1, i), mean(2, i), mean(3, i)]);
     out.csv("bandit", ["step", "none", "batch_mean", "right_critic", "wrong_critic"], rows)
 }

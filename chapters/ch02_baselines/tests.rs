@@ -15,10 +15,12 @@ fn furthest(a: &[f64], b: &[f64]) -> f64 {
 
 /// ∇J by Candle's autograd through the expectation, without any score function.
 fn autograd_gradient() -> Vec<f64> {
-    let policy = grpo::policy::Table::from_logits(&Tensor::new(&[LOGITS], &CPU).unwrap()).unwrap();
+    let policy =
+        grpo::policy::Table::from_logits(&Tensor::new(&[LOGITS], &CPU).unwrap()).unwrap();
     let logits = policy.logits(&Tensor::new(&[0u32], &CPU).unwrap()).unwrap();
     let rewards = Tensor::new(&[REWARDS], &CPU).unwrap();
-    let objective = (softmax(&logits, D::Minus1).unwrap() * rewards).unwrap().sum_all().unwrap();
+    let objective =
+        (softmax(&logits, D::Minus1).unwrap() * rewards).unwrap().sum_all().unwrap();
     let gradients = gradients::of(&objective, policy.variables()).unwrap();
     let gradient = gradients.get(&policy.variables()["logits"]).unwrap();
     gradient.flatten_all().unwrap().to_vec1().unwrap()
@@ -37,7 +39,10 @@ fn the_optimal_baseline_has_the_smallest_variance() {
     let best = optimal_baseline();
     let variance = |b: f64| with_constant(b).unwrap().variance();
     for step in [0.01, 0.1, 0.5] {
-        assert!(variance(best) < variance(best - step) && variance(best) < variance(best + step));
+        assert!(
+            variance(best) < variance(best - step)
+                && variance(best) < variance(best + step)
+        );
     }
     // A parabola: its lowest point, from three values.
     let (low, middle, high) = (variance(0.0), variance(0.5), variance(1.0));
@@ -65,11 +70,13 @@ fn gae_equals_the_fixture() {
     let examples = fixture["examples"].as_array().unwrap();
     assert!(examples.len() >= 4);
     for example in examples {
-        let numbers =
-            |name: &str| -> Vec<f64> { serde_json::from_value(example[name].clone()).unwrap() };
+        let numbers = |name: &str| -> Vec<f64> {
+            serde_json::from_value(example[name].clone()).unwrap()
+        };
         let done: Vec<bool> = serde_json::from_value(example["done"].clone()).unwrap();
         let gae =
-            advantage::gae(&numbers("rewards"), &numbers("values"), &done, 0.99, 0.95).unwrap();
+            advantage::gae(&numbers("rewards"), &numbers("values"), &done, 0.99, 0.95)
+                .unwrap();
         assert!(furthest(&gae.deltas, &numbers("deltas")) < 1e-9);
         assert!(furthest(&gae.advantages, &numbers("advantages")) < 1e-9);
         assert!(furthest(&gae.returns, &numbers("returns")) < 1e-9);
@@ -79,7 +86,8 @@ fn gae_equals_the_fixture() {
 #[test]
 fn gae_between_its_two_ends() {
     // λ = 1 is return minus value; λ = 0 is the one-step residual.
-    let (rewards, values, done) = ([1.0, 2.0, 3.0], [0.5, 1.5, 2.5, 9.0], [false, false, true]);
+    let (rewards, values, done) =
+        ([1.0, 2.0, 3.0], [0.5, 1.5, 2.5, 9.0], [false, false, true]);
     let long = advantage::gae(&rewards, &values, &done, 0.9, 1.0).unwrap();
     assert!((long.advantages[0] - (1.0 + 0.9 * 2.0 + 0.81 * 3.0 - 0.5)).abs() < 1e-12);
     let short = advantage::gae(&rewards, &values, &done, 0.9, 0.0).unwrap();

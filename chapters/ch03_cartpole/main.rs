@@ -93,7 +93,8 @@ fn main() -> cli::Outcome {
 
 fn physics(out: &mut Output) {
     out.section(Kind::Exact, "physics", "Nine pushes to the right");
-    let mut table = Table::new(["step", "position", "velocity", "angle", "angular velocity"]);
+    let mut table =
+        Table::new(["step", "position", "velocity", "angle", "angular velocity"]);
     let mut state = [0.0; 4];
     for t in 0..=9 {
         let [x, v, angle, spin] = state.map(|number| format!("{number:+.4}"));
@@ -122,7 +123,10 @@ fn random(rng: &mut StdRng) -> impl FnMut(&[[f32; 4]]) -> Result<Vec<u32>> {
 }
 
 /// The more likely action of a policy, without a draw.
-fn greedy(policy: &impl Policy, device: &Device) -> impl FnMut(&[[f32; 4]]) -> Result<Vec<u32>> {
+fn greedy(
+    policy: &impl Policy,
+    device: &Device,
+) -> impl FnMut(&[[f32; 4]]) -> Result<Vec<u32>> {
     |states| {
         let logits = policy.logits(&cartpole::batch(states, device)?)?;
         Ok(logits.argmax(D::Minus1)?.to_vec1()?)
@@ -149,13 +153,23 @@ fn rules(out: &mut Output, run: &RunArgs) -> Result<()> {
         let (mean, std) = report::mean_std(&episodes.returns());
         let shortest = episodes.steps.iter().min().copied().unwrap_or(0);
         let stood = episodes.ends.iter().filter(|end| **end == End::Truncated).count();
-        let left = episodes.last.iter().filter(|state| state[0].abs() > MAX_POSITION).count();
+        let left =
+            episodes.last.iter().filter(|state| state[0].abs() > MAX_POSITION).count();
         let fell = episodes.ends.len() - stood - left;
         let counts = [shortest, fell, left, stood].map(|n| n.to_string());
         let [shortest, fell, left, stood] = counts;
-        table.row([name.into(), format!("{mean:.1} ± {std:.1}"), shortest, fell, left, stood]);
+        table.row([
+            name.into(),
+            format!("{mean:.1} ± {std:.1}"),
+            shortest,
+            fell,
+            left,
+            stood,
+        ]);
     }
-    print!("{table}\n{FRESH} episodes of each, from the same starts; mean ± standard deviation\n");
+    print!(
+        "{table}\n{FRESH} episodes of each, from the same starts; mean ± standard deviation\n"
+    );
     Ok(())
 }
 
@@ -223,9 +237,14 @@ struct Batch {
 
 impl Batch {
     /// `None` when no episode did better or worse than what it is compared with.
-    fn new(episodes: &Episodes, advantages: &[f64], device: &Device) -> Result<Option<Self>> {
+    fn new(
+        episodes: &Episodes,
+        advantages: &[f64],
+        device: &Device,
+    ) -> Result<Option<Self>> {
         let of = |step: usize| advantages[episodes.episode[step]];
-        let kept: Vec<usize> = (0..episodes.actions.len()).filter(|&s| of(s) != 0.0).collect();
+        let kept: Vec<usize> =
+            (0..episodes.actions.len()).filter(|&s| of(s) != 0.0).collect();
         if kept.is_empty() {
             return Ok(None);
         }
@@ -340,7 +359,12 @@ fn train(
 // ANCHOR_END: train
 
 impl Point {
-    fn new(used: usize, returns: &[f64], group_size: usize, step: Option<Step>) -> Result<Self> {
+    fn new(
+        used: usize,
+        returns: &[f64],
+        group_size: usize,
+        step: Option<Step>,
+    ) -> Result<Self> {
         let seen = |value: fn(&Step) -> f64| step.as_ref().map_or(f64::NAN, value);
         Ok(Self {
             used: used as f64,
@@ -425,7 +449,8 @@ fn final_means<P>(seeds: &[Trained<P>]) -> Vec<f64> {
 /// Environment steps until a batch first lasted `GOOD` steps on average; `None` if a
 /// seed never got there.
 fn steps_to_good<P>(seeds: &[Trained<P>]) -> Option<Vec<f64>> {
-    let first = |one: &Trained<P>| one.curve.iter().find(|p| p.steps >= GOOD).map(|p| p.used);
+    let first =
+        |one: &Trained<P>| one.curve.iter().find(|p| p.steps >= GOOD).map(|p| p.used);
     seeds.iter().map(first).collect()
 }
 
@@ -445,7 +470,11 @@ const SUMMARY: [&str; 4] = ["method", "k steps to 475", "at the end", "worst see
 
 /// Curves of all seeds at the same numbers of environment steps, by interpolation between
 /// the batches that have a finite value.
-fn on_grid<P>(seeds: &[Trained<P>], grid: &[f64], value: impl Fn(&Point) -> f64) -> Vec<Vec<f64>> {
+fn on_grid<P>(
+    seeds: &[Trained<P>],
+    grid: &[f64],
+    value: impl Fn(&Point) -> f64,
+) -> Vec<Vec<f64>> {
     let at = |curve: &[(f64, f64)], x: f64| {
         let right = curve.partition_point(|point| point.0 <= x);
         match (right.checked_sub(1).map(|left| curve[left]), curve.get(right)) {
@@ -474,7 +503,8 @@ fn curves<'a, P: 'a>(
 ) -> Panel {
     let grid = grid(budget);
     let thousands: Vec<f64> = grid.iter().map(|x| x / 1000.0).collect();
-    let empty = Panel::new("environment steps, thousands", "steps survived").y_range(0.0, 520.0);
+    let empty =
+        Panel::new("environment steps, thousands", "steps survived").y_range(0.0, 520.0);
     all.into_iter().fold(empty, |panel, (colour, name, seeds)| {
         panel.mean_band(colour, name, &thousands, &on_grid(seeds, &grid, |p| p.steps))
     })
@@ -502,9 +532,9 @@ fn methods(out: &mut Output, run: &RunArgs, effort: Effort) -> Result<Methods> {
     out.figure("metrics", &metrics(&methods.grpo, effort.budget))?;
     let columns = ["seed", "used", "steps", "silent", "norm", "clipped", "entropy"];
     let rows = methods.grpo.iter().enumerate().flat_map(|(seed, one)| {
-        one.curve
-            .iter()
-            .map(move |p| [seed as f64, p.used, p.steps, p.silent, p.norm, p.clipped, p.entropy])
+        one.curve.iter().map(move |p| {
+            [seed as f64, p.used, p.steps, p.silent, p.norm, p.clipped, p.entropy]
+        })
     });
     out.csv("grpo", columns, rows)?;
     Ok(methods)
@@ -520,7 +550,8 @@ fn metrics(seeds: &[Trained<Mlp>], budget: usize) -> Figure {
     };
     // A share has a mean of 0 or 1 for long: a band would leave the range of shares.
     let silent = on_grid(seeds, &grid, |p| p.silent);
-    let mean = |i: usize| report::mean_std(&silent.iter().map(|c| c[i]).collect::<Vec<_>>()).0;
+    let mean =
+        |i: usize| report::mean_std(&silent.iter().map(|c| c[i]).collect::<Vec<_>>()).0;
     let silent: Vec<_> = thousands.iter().enumerate().map(|(i, &x)| (x, mean(i))).collect();
     Figure::new(
         "Four metrics of GRPO on CartPole",
@@ -545,9 +576,15 @@ fn survival(out: &mut Output, run: &RunArgs, methods: &Methods) -> Result<()> {
         let returns: Vec<f64> = all.iter().flat_map(Episodes::returns).collect();
         let (mean, std) = report::mean_std(&returns);
         let shortest = returns.iter().copied().fold(f64::INFINITY, f64::min);
-        let stood = all.iter().flat_map(|e| &e.ends).filter(|end| **end == End::Truncated).count();
+        let stood =
+            all.iter().flat_map(|e| &e.ends).filter(|end| **end == End::Truncated).count();
         let share = format!("{:.1}%", 100.0 * stood as f64 / returns.len() as f64);
-        table.row([name.into(), format!("{mean:.1} ± {std:.1}"), format!("{shortest}"), share]);
+        table.row([
+            name.into(),
+            format!("{mean:.1} ± {std:.1}"),
+            format!("{shortest}"),
+            share,
+        ]);
     };
     row("random", &[cartpole::rollout(starts.clone(), random(&mut rng))?]);
     row("angle", &[cartpole::rollout(starts.clone(), angle)?]);
@@ -559,9 +596,13 @@ fn survival(out: &mut Output, run: &RunArgs, methods: &Methods) -> Result<()> {
         };
         row(name, &seeds.iter().map(&mut draw).collect::<Result<Vec<_>>>()?);
     }
-    let argmax =
-        |one: &Trained<Mlp>| cartpole::rollout(starts.clone(), greedy(&one.policy, &run.device));
-    row("GRPO, likelier action", &methods.grpo.iter().map(argmax).collect::<Result<Vec<_>>>()?);
+    let argmax = |one: &Trained<Mlp>| {
+        cartpole::rollout(starts.clone(), greedy(&one.policy, &run.device))
+    };
+    row(
+        "GRPO, likelier action",
+        &methods.grpo.iter().map(argmax).collect::<Result<Vec<_>>>()?,
+    );
     print!("{table}\n{FRESH} starts, the same for all; learnt policies: of every seed\n");
     Ok(())
 }

@@ -103,22 +103,27 @@ pub fn run(repairs: Repairs, seed: u64, device: &Device) -> Result<Seen> {
     let mut rng = seed::rng(seed);
     let policy = network(&mut rng, device)?;
     let before = weights(&policy)?;
-    let settings = ParamsAdamW { lr: LEARNING_RATE, weight_decay: 0.0, ..Default::default() };
-    let mut optimizer = AdamW::new(policy.variables().values().cloned().collect(), settings)?;
+    let settings =
+        ParamsAdamW { lr: LEARNING_RATE, weight_decay: 0.0, ..Default::default() };
+    let mut optimizer =
+        AdamW::new(policy.variables().values().cloned().collect(), settings)?;
     let mut curve = Vec::new();
     let (mut largest_gradient, mut largest_loss) = (0f64, 0f64);
     for _ in 0..UPDATES {
         let starts = cartpole::group_starts(GROUP_SIZE, 1, &mut rng);
-        let played = cartpole::rollout(starts, cartpole::sampled(&policy, &mut rng, device))?;
+        let played =
+            cartpole::rollout(starts, cartpole::sampled(&policy, &mut rng, device))?;
         curve.push(report::mean_std(&played.returns()).0);
         let chosen = chosen(&played, repairs.all_steps, device)?;
         let loss = loss(&policy, chosen, repairs)?;
         let gradients = gradients::of(&loss, policy.variables())?;
-        largest_gradient = largest_gradient.max(gradients::norm(&gradients, policy.variables())?);
+        largest_gradient =
+            largest_gradient.max(gradients::norm(&gradients, policy.variables())?);
         largest_loss = largest_loss.max(f64::from(loss.to_scalar::<f32>()?.abs()));
         optimizer.step(&gradients)?;
     }
-    let moved = weights(&policy)?.iter().zip(before).map(|(a, b)| (a - b).powi(2)).sum::<f64>();
+    let moved =
+        weights(&policy)?.iter().zip(before).map(|(a, b)| (a - b).powi(2)).sum::<f64>();
     Ok(Seen {
         gradient: largest_gradient,
         loss: largest_loss,
@@ -155,11 +160,18 @@ impl From<[bool; 3]> for Repairs {
 
 pub fn counterfactual(out: &mut Output, args: &RunArgs) -> Result<()> {
     out.section(Kind::Trained, "notebook", "The loop whose weights never move");
-    let mut table =
-        Table::new(["repaired", "loss", "gradient", "weights moved", "first 40", "last 40"]);
+    let mut table = Table::new([
+        "repaired",
+        "loss",
+        "gradient",
+        "weights moved",
+        "first 40",
+        "last 40",
+    ]);
     for (name, repairs) in REPAIRS {
-        let seen =
-            seed::over_seeds(SEEDS, |seed| run(repairs.into(), args.seed + seed, &args.device))?;
+        let seen = seed::over_seeds(SEEDS, |seed| {
+            run(repairs.into(), args.seed + seed, &args.device)
+        })?;
         let largest = |f: fn(&Seen) -> f64| seen.iter().map(f).fold(0.0, f64::max);
         let mean = |f: fn(&Seen) -> f64| {
             let (mean, std) = report::mean_std(&seen.iter().map(f).collect::<Vec<_>>());

@@ -57,7 +57,9 @@ impl Setting {
     fn train(&self, run: &RunArgs, seeds: u64) -> Result<Vec<Trained<Layers>>> {
         let sizes = [&[4], self.hidden, &[2]].concat();
         let new = |rng: &mut StdRng| Layers::new(&sizes, rng, &run.device);
-        seed::over_seeds(seeds, |seed| train_one(new, &self.recipe, run.seed + seed, &run.device))
+        seed::over_seeds(seeds, |seed| {
+            train_one(new, &self.recipe, run.seed + seed, &run.device)
+        })
     }
 }
 
@@ -83,7 +85,8 @@ fn compare(
 }
 
 fn panel(effort: Effort, all: &[(String, Vec<Trained<Layers>>)]) -> Panel {
-    let lines = all.iter().enumerate().map(|(i, (name, seeds))| (i, name.as_str(), &seeds[..]));
+    let lines =
+        all.iter().enumerate().map(|(i, (name, seeds))| (i, name.as_str(), &seeds[..]));
     curves(effort.budget, lines)
 }
 
@@ -116,7 +119,9 @@ fn parts(out: &mut Output, run: &RunArgs, effort: Effort) -> Result<()> {
     ];
     let all = compare("changed", settings, run, effort)?;
     let some = |title: &str, chosen: [usize; 3]| {
-        let lines = chosen.map(|i| (i, all[i].0.as_str(), &all[i].1[..]));
+        let colours = [0, 1, 2].into_iter();
+        let lines = colours.zip(chosen.map(|i| (all[i].0.as_str(), &all[i].1[..])));
+        let lines = lines.map(|(colour, (name, seeds))| (colour, name, seeds));
         curves(effort.budget, lines).title(title)
     };
     let figure = Figure::new(
@@ -124,7 +129,11 @@ fn parts(out: &mut Output, run: &RunArgs, effort: Effort) -> Result<()> {
         "Three panels of steps survived against environment steps. Fewer epochs learn more \
          slowly. Without the clip learning is faster. The mean of the batch serves as well as \
          groups, and REINFORCE is slower than both.",
-        vec![some("epochs", [0, 1, 2]), some("clip", [0, 3, 4]), some("compared with", [0, 5, 6])],
+        vec![
+            some("epochs", [0, 1, 2]),
+            some("clip", [0, 3, 4]),
+            some("compared with", [0, 5, 6]),
+        ],
     );
     out.figure("parts", &figure)
 }
@@ -145,7 +154,8 @@ fn learning_rate(out: &mut Output, run: &RunArgs, effort: Effort) -> Result<()> 
 
 fn group_size(out: &mut Output, run: &RunArgs, effort: Effort) -> Result<()> {
     out.section(Kind::Trained, "group_size", "Group size");
-    let with = |starts, group_size| Recipe { starts, group_size, ..Recipe::grpo(effort.budget) };
+    let with =
+        |starts, group_size| Recipe { starts, group_size, ..Recipe::grpo(effort.budget) };
     println!("64 episodes in every batch, in fewer and larger groups\n");
     let sizes = [2, 4, 16, 64];
     let settings = sizes.map(|g| Setting::new(format!("G = {g}"), with(64 / g, g)));
@@ -171,7 +181,10 @@ fn network_shape(out: &mut Output, run: &RunArgs, effort: Effort) -> Result<()> 
     let name = |hidden: &[usize]| match hidden.is_empty() {
         true => "4-2, linear".to_string(),
         false => {
-            format!("4-{}-2", hidden.iter().map(usize::to_string).collect::<Vec<_>>().join("-"))
+            format!(
+                "4-{}-2",
+                hidden.iter().map(usize::to_string).collect::<Vec<_>>().join("-")
+            )
         }
     };
     let recipe = Recipe::grpo(effort.budget);
@@ -198,20 +211,29 @@ fn episodes(out: &mut Output, run: &RunArgs, effort: Effort) -> Result<()> {
         let batches = seeds.iter().map(|one| one.curve.len()).sum::<usize>() as f64;
         let episodes = batches * (STARTS * GROUP_SIZE) as f64 / seeds.len() as f64;
         let [_, _, end, worst] = summary("", &seeds);
-        table.row([format!("{:.1}", budget as f64 / 1000.0), format!("{episodes:.0}"), end, worst]);
+        table.row([
+            format!("{:.1}", budget as f64 / 1000.0),
+            format!("{episodes:.0}"),
+            end,
+            worst,
+        ]);
         let (mean, _) = report::mean_std(&final_means(&seeds));
         points.push((i as f64, mean));
         every.extend(final_means(&seeds).iter().map(|mean| (i as f64, *mean)));
         bar.inc(1);
     }
     bar.finish_and_clear();
-    print!("{table}\nepisodes: mean of the seeds; the learning rate falls to zero over each run\n");
-    let panel =
-        Panel::new("environment steps of the whole run, thousands", "steps survived at the end")
-            .y_range(0.0, 520.0)
-            .categories(budgets.map(|budget| budget as f64 / 1000.0))
-            .line(0, "mean of the seeds", &points)
-            .points(1, "each seed", &every);
+    print!(
+        "{table}\nepisodes: mean of the seeds; the learning rate falls to zero over each run\n"
+    );
+    let panel = Panel::new(
+        "environment steps of the whole run, thousands",
+        "steps survived at the end",
+    )
+    .y_range(0.0, 520.0)
+    .categories(budgets.map(|budget| budget as f64 / 1000.0))
+    .line(0, "mean of the seeds", &points)
+    .points(1, "each seed", &every);
     let figure = Figure::new(
         "Steps survived at the end against the length of training",
         "Each doubling of the training helps less: the mean rises steeply at first and is \

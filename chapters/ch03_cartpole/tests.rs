@@ -40,7 +40,8 @@ fn grpo_balances_at_the_end_of_training_on_every_seed() {
     assert!(mean(&means) >= 485.0, "{means:?}");
     // And it holds it: the last five batches, none of which were chosen.
     for one in &trained().grpo {
-        let last: Vec<f64> = one.curve.iter().rev().take(5).map(|point| point.steps).collect();
+        let last: Vec<f64> =
+            one.curve.iter().rev().take(5).map(|point| point.steps).collect();
         assert!(mean(&last) >= GOOD, "{last:?}");
     }
 }
@@ -49,15 +50,24 @@ fn grpo_balances_at_the_end_of_training_on_every_seed() {
 fn grpo_beats_reinforce_and_a_baseline_helps_reinforce() {
     let Methods { reinforce, baseline, grpo } = trained();
     let [none, baseline, grpo] =
-        [final_means(reinforce), final_means(baseline), final_means(grpo)].map(|m| mean(&m));
-    assert!(none < 475.0 && none + 15.0 < baseline && baseline < grpo, "{none} {baseline} {grpo}");
+        [final_means(reinforce), final_means(baseline), final_means(grpo)]
+            .map(|m| mean(&m));
+    assert!(
+        none < 475.0 && none + 15.0 < baseline && baseline < grpo,
+        "{none} {baseline} {grpo}"
+    );
     let area = |seeds: &[Trained<Mlp>]| {
         let curves = on_grid(seeds, &grid(BUDGET), |p| p.steps);
         mean(&curves.iter().map(|curve| mean(curve)).collect::<Vec<_>>())
     };
     let Methods { reinforce, baseline, grpo } = trained();
     assert!(area(grpo) > area(baseline) + 20.0, "{} {}", area(grpo), area(baseline));
-    assert!(area(baseline) > area(reinforce) + 10.0, "{} {}", area(baseline), area(reinforce));
+    assert!(
+        area(baseline) > area(reinforce) + 10.0,
+        "{} {}",
+        area(baseline),
+        area(reinforce)
+    );
 }
 
 /// The loop of the notebook on five seeds, repaired as in this row of the table.
@@ -78,7 +88,12 @@ fn an_old_policy_that_is_the_new_one_moves_no_weight() {
 #[test]
 fn broadcasting_leaves_nothing_but_rounding() {
     for seen in loops(1) {
-        assert!(seen.gradient < 1e-5 && seen.loss < 1e-5, "{} {}", seen.gradient, seen.loss);
+        assert!(
+            seen.gradient < 1e-5 && seen.loss < 1e-5,
+            "{} {}",
+            seen.gradient,
+            seen.loss
+        );
         assert!(seen.last < 40.0, "survives {} steps", seen.last);
     }
 }
@@ -105,8 +120,10 @@ fn candle_refuses_what_the_notebook_broadcasts() {
 fn small_batch(policy: &Mlp) -> (Episodes, Batch) {
     let starts = cartpole::group_starts(2, 3, &mut seed::rng(1));
     let played =
-        cartpole::rollout(starts, cartpole::sampled(policy, &mut seed::rng(2), &CPU)).unwrap();
-    let batch = Batch::new(&played, &[1.5, -0.5, -1.0, 0.0, 0.0, 0.0], &CPU).unwrap().unwrap();
+        cartpole::rollout(starts, cartpole::sampled(policy, &mut seed::rng(2), &CPU))
+            .unwrap();
+    let batch =
+        Batch::new(&played, &[1.5, -0.5, -1.0, 0.0, 0.0, 0.0], &CPU).unwrap().unwrap();
     (played, batch)
 }
 
@@ -117,8 +134,9 @@ fn a_batch_keeps_the_steps_that_have_something_to_say() {
     let kept: usize = played.steps[..3].iter().sum();
     assert_eq!(batch.states.dims(), [kept, 1, 4]);
     assert_eq!(batch.actions.dims(), [kept, 1]);
-    let expected =
-        1.5 * played.steps[0] as f32 - 0.5 * played.steps[1] as f32 - 1.0 * played.steps[2] as f32;
+    let expected = 1.5 * played.steps[0] as f32
+        - 0.5 * played.steps[1] as f32
+        - 1.0 * played.steps[2] as f32;
     let sum = batch.advantages.sum_all().unwrap().to_scalar::<f32>().unwrap();
     assert!((sum - expected).abs() < 1e-3, "{sum} {expected}");
     assert!(Batch::new(&played, &[0.0; 6], &CPU).unwrap().is_none());
@@ -135,10 +153,13 @@ fn with_one_epoch_the_objective_is_reinforce() {
     let (loss, _) = objective(CLIP).loss(&seen).unwrap();
     let score = (log_probs().squeeze(1).unwrap() * &batch.advantages).unwrap();
     let score = score.mean_all().unwrap().neg().unwrap();
-    let gradients = [loss, score].map(|loss| gradients::of(&loss, policy.variables()).unwrap());
+    let gradients =
+        [loss, score].map(|loss| gradients::of(&loss, policy.variables()).unwrap());
     for (name, variable) in policy.variables() {
-        let [a, b] = [&gradients[0], &gradients[1]].map(|g| g.get(variable).unwrap().clone());
-        let largest = |x: &Tensor| x.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+        let [a, b] =
+            [&gradients[0], &gradients[1]].map(|g| g.get(variable).unwrap().clone());
+        let largest =
+            |x: &Tensor| x.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
         let (size, apart) = (largest(&a), largest(&(&a - b).unwrap()));
         assert!(size > 0.0 && apart < 1e-4 * size, "{name}: {apart} of {size}");
     }
@@ -151,7 +172,8 @@ fn two_runs_of_one_seed_are_one() {
         train_one(new, &Recipe::grpo(10_000), 7, &CPU).unwrap()
     };
     let (first, second) = (one(), one());
-    let steps = |t: &Trained<Mlp>| t.curve.iter().map(|p| (p.used, p.steps)).collect::<Vec<_>>();
+    let steps =
+        |t: &Trained<Mlp>| t.curve.iter().map(|p| (p.used, p.steps)).collect::<Vec<_>>();
     assert_eq!(steps(&first), steps(&second));
     assert_eq!(first.fresh, second.fresh);
 }

@@ -38,7 +38,8 @@ impl Episode {
         let seen = played.trace(0).into_iter().map(|(state, _)| state.map(f64::from));
         let mut frames: Vec<State> = seen.step_by(EVERY).collect();
         frames.push(played.last[0]);
-        let rounded = |i: usize| frames.iter().map(|s| (s[i] * 1e3).round() / 1e3).collect();
+        let rounded =
+            |i: usize| frames.iter().map(|s| (s[i] * 1e3).round() / 1e3).collect();
         Self { name, steps: played.steps[0], end, x: rounded(0), angle: rounded(2) }
     }
 
@@ -61,7 +62,10 @@ pub fn write(out: &mut Output, run: &RunArgs, methods: &Methods) -> Result<()> {
     let episodes = vec![
         Episode::new("random", &cartpole::rollout(start(), random(&mut rng))?),
         Episode::new("angle", &cartpole::rollout(start(), angle)?),
-        Episode::new("angle + angular velocity", &cartpole::rollout(start(), angle_and_spin)?),
+        Episode::new(
+            "angle + angular velocity",
+            &cartpole::rollout(start(), angle_and_spin)?,
+        ),
         Episode::new("learnt by GRPO", &cartpole::rollout(start(), learnt)?),
     ];
     out.file("frames.svg", strip(&episodes)?.as_bytes())?;
@@ -96,7 +100,12 @@ fn strip(episodes: &[Episode]) -> Result<String> {
     for (row, episode) in episodes.iter().enumerate() {
         let top = ROW * row as f64;
         let Episode { name, steps, end, .. } = episode;
-        label(&mut svg, (4.0, top + 16.0), "start", &format!("{name}: {end}, {steps} steps"))?;
+        label(
+            &mut svg,
+            (4.0, top + 16.0),
+            "start",
+            &format!("{name}: {end}, {steps} steps"),
+        )?;
         let over = SHOWN.iter().position(|step| step >= steps).unwrap_or(SHOWN.len());
         for (i, &step) in SHOWN.iter().enumerate() {
             let middle = (WIDTH * (i as f64 + 0.5), top + ROW - 14.0);

@@ -100,7 +100,8 @@ impl Gru {
     ) -> Result<Tensor> {
         ensure!(!prompt.is_empty(), "the prompt has no tokens");
         let column = |token: &u32| Tensor::full(*token, count, self.embedding.device());
-        let mut columns = prompt.iter().map(column).collect::<candle_core::Result<Vec<_>>>()?;
+        let mut columns =
+            prompt.iter().map(column).collect::<candle_core::Result<Vec<_>>>()?;
         let mut state = self.cell.zero_state(count)?;
         for place in 0..prompt.len() + length - 1 {
             let (logits, next) = self.read(&columns[place], &state)?;

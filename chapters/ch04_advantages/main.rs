@@ -90,7 +90,8 @@ fn three_steps(out: &mut Output) -> Result<()> {
     let [marks, centred, standardised] = steps(&MARKS, Scale::Population)?;
     let mut table = Table::new(["essay", "mark", "minus the mean", "divided by sigma"]);
     for i in 0..marks.len() {
-        let (mark, difference) = (format!("{:.1}", marks[i]), format!("{:+.4}", centred[i]));
+        let (mark, difference) =
+            (format!("{:.1}", marks[i]), format!("{:+.4}", centred[i]));
         table.row([format!("{i}"), mark, difference, format!("{:+.4}", standardised[i])]);
     }
     println!("{table}");
@@ -134,14 +135,13 @@ fn step_panels(
         Panel::new("essay", label).title(title).categories(0..8).y_range(low, high)
     };
     [
-        panel(&format!("1 · {teacher}"), "mark", 0.0, 4.7 * factor).bars(0, "", 0.7, &bars).dashed(
-            7,
-            "",
-            &[(-0.5, mean), (7.5, mean)],
-        ),
+        panel(&format!("1 · {teacher}"), "mark", 0.0, 4.7 * factor)
+            .bars(0, "", 0.7, &bars)
+            .dashed(7, "", &[(-0.5, mean), (7.5, mean)]),
         panel("2 · minus the mean", "centred mark", -2.0 * factor, 2.0 * factor)
             .signed_bars(0.7, &numbered(centred)),
-        panel("3 · divided by σ", "advantage", -2.0, 2.0).signed_bars(0.7, &numbered(advantages)),
+        panel("3 · divided by σ", "advantage", -2.0, 2.0)
+            .signed_bars(0.7, &numbered(advantages)),
     ]
 }
 
@@ -155,15 +155,20 @@ fn conventions(out: &mut Output) -> Result<()> {
         let (population, unbiased, trl) = (population?, unbiased?, trl?);
         let mut table = Table::new(["mark", "over n", "over n-1", "over n-1, plus 1e-4"]);
         for i in 0..size {
-            let [a, b, c] = [population[i], unbiased[i], trl[i]].map(|x| format!("{x:+.4}"));
+            let [a, b, c] =
+                [population[i], unbiased[i], trl[i]].map(|x| format!("{x:+.4}"));
             table.row([format!("{:.1}", marks[i]), a, b, c]);
         }
         // Advantage = centred / σ, so any pair gives σ back.
         let centred = advantage::batch_mean(marks);
         let [over_n, over_less] = [&population, &unbiased].map(|a| centred[0] / a[0]);
-        println!("{size} marks: sigma {over_n:.4} over n, {over_less:.4} over n-1\n\n{table}");
+        println!(
+            "{size} marks: sigma {over_n:.4} over n, {over_less:.4} over n-1\n\n{table}"
+        );
     }
-    println!("the second is the first times sqrt((n-1)/n): 0.8944 for 5 marks, 0.9354 for 8");
+    println!(
+        "the second is the first times sqrt((n-1)/n): 0.8944 for 5 marks, 0.9354 for 8"
+    );
     Ok(())
 }
 
@@ -199,7 +204,8 @@ fn largest(out: &mut Output) -> Result<()> {
     ]);
     for size in 2..=8 {
         let (unbiased, population) = bounds(size);
-        let found = [Scale::Unbiased, Scale::Population].map(|s| largest_by_search(size, s));
+        let found =
+            [Scale::Unbiased, Scale::Population].map(|s| largest_by_search(size, s));
         let [found_unbiased, found_population] = found;
         let numbers = [unbiased, found_unbiased?, population, found_population?];
         let [a, b, c, d] = numbers.map(|x| format!("{x:.4}"));
@@ -208,7 +214,8 @@ fn largest(out: &mut Output) -> Result<()> {
     }
     println!("{table}");
     println!("five nearly equal rewards, and the same differences times 100:");
-    let mut table = Table::new(["reward", "advantage", "clipped at 2", "times 100", "advantage"]);
+    let mut table =
+        Table::new(["reward", "advantage", "clipped at 2", "times 100", "advantage"]);
     let wide = CLOSE.map(|reward| 100.0 * (reward - 1.0));
     let advantages = advantage::group_relative(&CLOSE, 5, Scale::Unbiased)?;
     let of_wide = advantage::group_relative(&wide, 5, Scale::Unbiased)?;
@@ -243,7 +250,9 @@ fn amplified(size: usize, epsilon: f32, guard: f32) -> (usize, f32) {
         let (advantage, sigma) = naive(i as f32 / 100.0, size, epsilon);
         if sigma < guard { 0.0 } else { advantage.abs() }
     });
-    advantages.fold((0, 0.0), |(count, largest), a| (count + usize::from(a > 0.0), largest.max(a)))
+    advantages.fold((0, 0.0), |(count, largest), a| {
+        (count + usize::from(a > 0.0), largest.max(a))
+    })
 }
 
 fn equal_rewards(out: &mut Output) -> Result<()> {
@@ -364,7 +373,8 @@ fn train(setting: Setting, seed: u64, device: &Device) -> Result<Learnt> {
     let mut rng = seed::rng(seed);
     let policy = Gru::new(NETWORK, &mut rng, DType::F32, device)?;
     let variables = policy.variables().values().cloned().collect();
-    let settings = ParamsAdamW { lr: LEARNING_RATE, weight_decay: 0.0, ..Default::default() };
+    let settings =
+        ParamsAdamW { lr: LEARNING_RATE, weight_decay: 0.0, ..Default::default() };
     let mut optimizer = AdamW::new(variables, settings)?;
     let mut learnt = Learnt::default();
     for step in 0..=STEPS {
@@ -388,12 +398,14 @@ fn train(setting: Setting, seed: u64, device: &Device) -> Result<Learnt> {
 /// −mean over completions and tokens of A · log π(token | what stands before it).
 fn loss(policy: &Gru, completions: &Tensor, advantages: &[f64]) -> Result<Tensor> {
     let (rows, length) = completions.dims2()?;
-    let prompt = Tensor::new(&PROMPT, completions.device())?.expand((rows, PROMPT.len()))?;
+    let prompt =
+        Tensor::new(&PROMPT, completions.device())?.expand((rows, PROMPT.len()))?;
     let tokens = Tensor::cat(&[prompt, completions.clone()], 1)?;
     // The logits at place t are about the token at t + 1.
     let logits = policy.logits(&tokens)?.narrow(1, PROMPT.len() - 1, length)?;
     let log_probs = log_prob::of(&logits.contiguous()?, completions)?;
-    let advantages = Tensor::new(advantages, completions.device())?.to_dtype(log_probs.dtype())?;
+    let advantages =
+        Tensor::new(advantages, completions.device())?.to_dtype(log_probs.dtype())?;
     Ok(log_probs.broadcast_mul(&advantages.unsqueeze(1)?)?.mean_all()?.neg()?)
 }
 // ANCHOR_END: loss
@@ -429,10 +441,19 @@ fn train_all(seed: u64, device: &Device) -> Result<Vec<Vec<Learnt>>> {
 fn learning(out: &mut Output, run: &RunArgs) -> Result<()> {
     out.section(Kind::Trained, "learning", "A policy that learns to say 42");
     let runs = train_all(run.seed * SEEDS + 1, &run.device)?;
-    let curves: Vec<Vec<Vec<f64>>> =
-        runs.iter().map(|runs| runs.iter().map(|run| run.rewards.clone()).collect()).collect();
-    let mut table =
-        Table::new(["step", "G = 64", "silent", "G = 8", "silent", "raw, G = 8", "raw + 1, G = 8"]);
+    let curves: Vec<Vec<Vec<f64>>> = runs
+        .iter()
+        .map(|runs| runs.iter().map(|run| run.rewards.clone()).collect())
+        .collect();
+    let mut table = Table::new([
+        "step",
+        "G = 64",
+        "silent",
+        "G = 8",
+        "silent",
+        "raw, G = 8",
+        "raw + 1, G = 8",
+    ]);
     for (from, to) in [(0, 0), (0, 10), (10, 20), (20, 40), (40, 60), (60, 80)] {
         let share = |which: usize| {
             let at: Vec<f64> = curves[which].iter().map(|curve| curve[to]).collect();
@@ -463,7 +484,8 @@ fn learning(out: &mut Output, run: &RunArgs) -> Result<()> {
     let by_step = panel("per step", "step")
         .mean_band(0, "G = 64", &steps, &curves[0])
         .mean_band(1, "G = 8", &steps, &curves[1]);
-    let sampled = |size: f64| -> Vec<f64> { steps.iter().map(|s| size * (s + 1.0)).collect() };
+    let sampled =
+        |size: f64| -> Vec<f64> { steps.iter().map(|s| size * (s + 1.0)).collect() };
     let by_sample = panel("per completion", "completions sampled")
         .scales(grpo::plot::Scale::Log10, grpo::plot::Scale::Linear)
         .mean_band(0, "G = 64", &sampled(64.0), &curves[0])
@@ -480,8 +502,10 @@ fn learning(out: &mut Output, run: &RunArgs) -> Result<()> {
         vec![by_step, by_sample, by_weight],
     );
     out.figure("learning", &figure)?;
-    let mean = |w: usize, i: usize| curves[w].iter().map(|c| c[i]).sum::<f64>() / SEEDS as f64;
-    let rows = (0..=STEPS).map(|i| [i as f64, mean(0, i), mean(1, i), mean(2, i), mean(3, i)]);
+    let mean =
+        |w: usize, i: usize| curves[w].iter().map(|c| c[i]).sum::<f64>() / SEEDS as f64;
+    let rows =
+        (0..=STEPS).map(|i| [i as f64, mean(0, i), mean(1, i), mean(2, i), mean(3, i)]);
     out.csv("learning", ["step", "g64", "g8", "g8_raw", "g8_raw_bonus"], rows)
 }
 
@@ -566,20 +590,31 @@ fn all_climbs(seed: u64) -> Result<Vec<Vec<Vec<f64>>>> {
 
 // ANCHOR: estimates
 /// Many estimates of dJ/dθ, each from one group: the mean of weight · (x − θ)/0.5².
-fn estimates(weight: Weight, theta: f64, groups: usize, rng: &mut StdRng) -> Result<Vec<f64>> {
+fn estimates(
+    weight: Weight,
+    theta: f64,
+    groups: usize,
+    rng: &mut StdRng,
+) -> Result<Vec<f64>> {
     let estimate = |_| {
         let (noises, rewards) = try_around(theta, 1.0, rng);
         let terms = weight.of(&rewards)?.into_iter().zip(noises);
-        Ok(terms.map(|(w, noise)| w * noise / (SPREAD * SPREAD)).sum::<f64>() / SAMPLES as f64)
+        Ok(terms.map(|(w, noise)| w * noise / (SPREAD * SPREAD)).sum::<f64>()
+            / SAMPLES as f64)
     };
     (0..groups).map(estimate).collect()
 }
 // ANCHOR_END: estimates
 
 fn estimate_table(out: &mut Output, seed: u64) -> Result<()> {
-    out.section(Kind::Exact, "estimates", "One gradient estimate, far from the optimum and on it");
+    out.section(
+        Kind::Exact,
+        "estimates",
+        "One gradient estimate, far from the optimum and on it",
+    );
     let mut rng = seed::stream(seed, &[3]);
-    let mut table = Table::new(["weights", "at theta = 0", "at theta = 3", "ratio of spreads"]);
+    let mut table =
+        Table::new(["weights", "at theta = 0", "at theta = 3", "ratio of spreads"]);
     let weights = [
         ("raw", Weight::Raw),
         ("centred", Weight::Centred),
@@ -607,10 +642,16 @@ fn one_parameter(out: &mut Output, run: &RunArgs) -> Result<()> {
     estimate_table(out, run.seed)?;
     out.section(Kind::Trained, "one_parameter", "One parameter, optimum at 3");
     let paths = all_climbs(run.seed)?;
-    let mut table =
-        Table::new(["weights", "learning rate", "rewards", "steps to 2.7", "distance at the end"]);
+    let mut table = Table::new([
+        "weights",
+        "learning rate",
+        "rewards",
+        "steps to 2.7",
+        "distance at the end",
+    ]);
     for ((name, _, rate, factor), paths) in CLIMBS.iter().zip(&paths) {
-        let (arrivals, ends): (Vec<f64>, Vec<f64>) = paths.iter().map(|p| arrival(p)).unzip();
+        let (arrivals, ends): (Vec<f64>, Vec<f64>) =
+            paths.iter().map(|p| arrival(p)).unzip();
         let ((steps, steps_std), (end, end_std)) =
             (report::mean_std(&arrivals), report::mean_std(&ends));
         table.row([
@@ -621,13 +662,16 @@ fn one_parameter(out: &mut Output, run: &RunArgs) -> Result<()> {
             format!("{end:.2} ± {end_std:.2}"),
         ]);
     }
-    print!("{table}\nmean ± standard deviation of {CLIMBERS} seeds, {SAMPLES} samples a step\n");
+    print!(
+        "{table}\nmean ± standard deviation of {CLIMBERS} seeds, {SAMPLES} samples a step\n"
+    );
     let steps: Vec<f64> = (0..=CLIMB).map(|step| step as f64).collect();
     let panel = |title: &str, shown: &[(usize, usize)]| {
         let mut panel = Panel::new("step", "theta").title(title).y_range(-0.3, 3.9);
         for &(climb, colour) in shown {
             let (name, _, rate, _) = CLIMBS[climb];
-            panel = panel.mean_band(colour, &format!("{name}, {rate}"), &steps, &paths[climb]);
+            panel =
+                panel.mean_band(colour, &format!("{name}, {rate}"), &steps, &paths[climb]);
         }
         panel.dashed(7, "", &[(0.0, OPTIMUM), (CLIMB as f64, OPTIMUM)])
     };
@@ -681,7 +725,8 @@ fn expected_update(p: f64, mark: f64, size: usize, scale: Scale) -> Result<f64> 
 // ANCHOR_END: update
 
 /// Chances of a right answer, and what it earns.
-const PROMPTS: [(f64, f64); 5] = [(0.02, 1.0), (0.1, 1.0), (0.5, 1.0), (0.9, 1.0), (0.98, 1.0)];
+const PROMPTS: [(f64, f64); 5] =
+    [(0.02, 1.0), (0.1, 1.0), (0.5, 1.0), (0.9, 1.0), (0.98, 1.0)];
 const GRADERS: [(f64, f64); 2] = [(0.5, 1.0), (0.5, 10.0)];
 
 /// For each prompt its part of the true gradient, of the centred update, and of the
@@ -709,9 +754,10 @@ fn angle(a: &[f64], b: &[f64]) -> f64 {
 fn between_prompts(out: &mut Output) -> Result<()> {
     out.section(Kind::Exact, "between_prompts", "Who gets the update");
     let mut panels = Vec::new();
-    for (title, prompts) in
-        [("five prompts, one grader", &PROMPTS[..]), ("one prompt, two graders", &GRADERS[..])]
-    {
+    for (title, prompts) in [
+        ("five prompts, one grader", &PROMPTS[..]),
+        ("one prompt, two graders", &GRADERS[..]),
+    ] {
         let parts = updates(prompts)?;
         let [_, centred, standardised, large] = parts.each_ref().map(|parts| shares(parts));
         let mut table = Table::new([
@@ -726,14 +772,15 @@ fn between_prompts(out: &mut Output) -> Result<()> {
         ]);
         for (i, (p, mark)) in prompts.iter().enumerate() {
             let [a, b, c] = [0, 1, 2].map(|which: usize| format!("{:.3}", parts[which][i]));
-            let [centred, standardised, large] =
-                [&centred, &standardised, &large].map(|shares| format!("{:.0}%", shares[i]));
+            let [centred, standardised, large] = [&centred, &standardised, &large]
+                .map(|shares| format!("{:.0}%", shares[i]));
             let (chance, mark) = (format!("{p:.2}"), format!("{mark:.0}"));
             table.row([chance, mark, a, b, centred, c, standardised, large]);
         }
         let gap = if panels.is_empty() { "" } else { "\n" };
         println!("{gap}{title}\n\n{table}");
-        let [straight, turned, further] = [1, 2, 3].map(|which| angle(&parts[which], &parts[0]));
+        let [straight, turned, further] =
+            [1, 2, 3].map(|which| angle(&parts[which], &parts[0]));
         print!("angle to the true gradient: centred {straight:.1} degrees, ");
         println!("standardised {turned:.1}, with G = 64 {further:.1}");
         let at = |offset: f64, shares: &[f64]| -> Vec<(f64, f64)> {
@@ -743,8 +790,11 @@ fn between_prompts(out: &mut Output) -> Result<()> {
             2 => prompts.iter().map(|(_, mark)| format!("mark {mark}")).collect(),
             _ => prompts.iter().map(|(p, _)| format!("{p}")).collect(),
         };
-        let label =
-            if prompts.len() == 2 { "a right answer earns" } else { "chance of a right answer" };
+        let label = if prompts.len() == 2 {
+            "a right answer earns"
+        } else {
+            "chance of a right answer"
+        };
         panels.push(
             Panel::new(label, "share of the update, %")
                 .title(title)
@@ -779,9 +829,11 @@ struct BySize {
 
 fn by_size(size: usize, draws: usize, rng: &mut StdRng) -> Result<BySize> {
     let hit = |rng: &mut StdRng| f64::from(u8::from(rng.random_range(0..100) == TARGET));
-    let share = |rng: &mut StdRng| (0..LENGTH).map(|_| hit(rng)).sum::<f64>() / LENGTH as f64;
+    let share =
+        |rng: &mut StdRng| (0..LENGTH).map(|_| hit(rng)).sum::<f64>() / LENGTH as f64;
     let shares: Vec<f64> = (0..draws * size).map(|_| share(rng)).collect();
-    let mut normals: Vec<f64> = (0..draws * size).map(|_| rng.sample(StandardNormal)).collect();
+    let mut normals: Vec<f64> =
+        (0..draws * size).map(|_| rng.sample(StandardNormal)).collect();
     let best = |rewards: &[f64]| -> Result<Vec<f64>> {
         let advantages = advantage::group_relative(rewards, size, Scale::Unbiased)?;
         Ok(advantages.chunks(size).map(|g| g.iter().copied().fold(0.0, f64::max)).collect())

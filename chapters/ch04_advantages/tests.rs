@@ -21,7 +21,8 @@ fn mean(numbers: impl IntoIterator<Item = f64>) -> f64 {
 fn worked_groups_of_the_notebook() {
     // Five marks by hand: mean 2.6, squares 0.36 + 0.81 + 2.56 + 1.96 + 0.01 = 5.7.
     let centred = [-0.6, 0.9, -1.6, 1.4, -0.1];
-    for (scale, sigma) in [(Scale::Population, 1.14f64.sqrt()), (Scale::Unbiased, 1.425f64.sqrt())]
+    for (scale, sigma) in
+        [(Scale::Population, 1.14f64.sqrt()), (Scale::Unbiased, 1.425f64.sqrt())]
     {
         let [_, differences, advantages] = steps(&MARKS[..5], scale).unwrap();
         assert_close(&differences, &centred, 1e-12);
@@ -53,7 +54,8 @@ fn no_advantage_exceeds_its_bound_and_one_winner_reaches_it() {
     let mut rng = seed::rng(101);
     for size in [2, 3, 5, 6, 8, 17, 64] {
         let (unbiased, population) = bounds(size);
-        for (scale, bound) in [(Scale::Unbiased, unbiased), (Scale::Population, population)] {
+        for (scale, bound) in [(Scale::Unbiased, unbiased), (Scale::Population, population)]
+        {
             let mut winner = vec![0.0; size];
             winner[size / 2] = 1e3;
             let best = |group: &[f64]| {
@@ -94,7 +96,10 @@ fn equal_rewards_are_amplified_in_single_precision_and_not_by_the_library() {
         let (guarded, _) = amplified(size, 0.0, 1e-8);
         let (_, tamed) = amplified(size, 1e-4, 0.0);
         assert!(plain > 5 && largest > 0.5, "{size}: {plain} groups, {largest}");
-        assert!(guarded > 0 && guarded <= plain && tamed < 0.01, "{size}: {guarded} {tamed}");
+        assert!(
+            guarded > 0 && guarded <= plain && tamed < 0.01,
+            "{size}: {guarded} {tamed}"
+        );
         for reward in [0.1f32, 1.0 / 3.0, 0.7, 5.7, -1e6] {
             let group = vec![f64::from(reward); size];
             for scale in [Scale::Unbiased, Scale::Population, Scale::Trl] {
@@ -110,7 +115,8 @@ fn small(seed: u64) -> Gru {
     let policy = Gru::new([11, 3], &mut seed::rng(seed), DType::F64, &CPU).unwrap();
     for (name, variable) in policy.variables() {
         let factor = if name.starts_with("head") { 20.0 } else { 1.0 };
-        let noise = seed::normal(&mut seed::rng(seed + 1), variable.dims(), 0.1, DType::F64, &CPU);
+        let noise =
+            seed::normal(&mut seed::rng(seed + 1), variable.dims(), 0.1, DType::F64, &CPU);
         let moved = ((variable.as_tensor() * factor).unwrap() + noise.unwrap()).unwrap();
         variable.set(&moved).unwrap();
     }
@@ -123,10 +129,12 @@ fn every_gradient_of_the_gru_equals_finite_differences() {
     let completions = policy.sample(&PROMPT, 4, 3, &mut seed::rng(103)).unwrap();
     let value = || loss(&policy, &completions, &[1.2, -0.5, 0.3, -1.0]);
     let gradients = gradients::of(&value().unwrap(), policy.variables()).unwrap();
-    let differences = gradients::finite_differences(policy.variables(), 1e-5, value).unwrap();
+    let differences =
+        gradients::finite_differences(policy.variables(), 1e-5, value).unwrap();
     assert_eq!(policy.variables().len(), 7);
     for (name, variable) in policy.variables() {
-        let gradient = gradients.get(variable).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+        let gradient =
+            gradients.get(variable).unwrap().flatten_all().unwrap().to_vec1().unwrap();
         assert_close(&gradient, &differences[name], 1e-8);
         assert!(gradient.iter().any(|g: &f64| g.abs() > 1e-4), "{name} is all but zero");
     }
@@ -188,9 +196,13 @@ fn a_batch_of_completions_has_the_frequencies_of_the_policy() {
         let then = softmax(&[PROMPT.as_slice(), &[a]].concat());
         for b in 0..11u32 {
             let expected = first[a as usize] * then[b as usize];
-            let seen = rows.iter().filter(|row| row[..] == [a, b]).count() as f64 / count as f64;
+            let seen =
+                rows.iter().filter(|row| row[..] == [a, b]).count() as f64 / count as f64;
             let error = (expected / count as f64).sqrt();
-            assert!((seen - expected).abs() < 5.0 * error, "{a} {b}: {seen}, not {expected}");
+            assert!(
+                (seen - expected).abs() < 5.0 * error,
+                "{a} {b}: {seen}, not {expected}"
+            );
         }
     }
     // The frequencies would prove nothing if they were all alike.
@@ -203,7 +215,9 @@ fn a_batch_of_completions_has_the_frequencies_of_the_policy() {
 fn groups_learn_to_say_42_and_a_bonus_stops_raw_rewards() {
     let runs = train_all(1_000, &CPU).unwrap();
     let half = |learnt: &Learnt| learnt.rewards.iter().position(|share| *share > 0.5);
-    let [all_large, all_small, all_raw, all_bonus] = &runs[..] else { panic!("four settings") };
+    let [all_large, all_small, all_raw, all_bonus] = &runs[..] else {
+        panic!("four settings")
+    };
     let with_advantages = all_large.iter().zip(all_small);
     for (seed, ((large, small), (raw, bonus))) in
         with_advantages.zip(all_raw.iter().zip(all_bonus)).enumerate()
@@ -267,7 +281,8 @@ fn estimates_have_the_mean_that_theory_says() {
     }
     for seed in 108..113 {
         let [raw, centred, standardised] =
-            [Weight::Raw, Weight::Centred, Weight::Standardised].map(|w| stats(w, 0.0, seed));
+            [Weight::Raw, Weight::Centred, Weight::Standardised]
+                .map(|w| stats(w, 0.0, seed));
         assert!(raw.1 > 3.0 * centred.1, "raw {raw:?}, centred {centred:?}");
         assert!((1.9..2.2).contains(&(standardised.0 / centred.0)), "{standardised:?}");
         // The noise does not double with the length.
@@ -348,13 +363,20 @@ fn the_best_advantage_grows_and_the_same_answer_settles() {
         let share = stats(|d| &d.best_share);
         let normal = stats(|d| &d.best_normal);
         let good = stats(|d| &d.good_answer);
-        assert!(drawn[0].best_normal.iter().all(|best| (best - 0.5f64.sqrt()).abs() < 1e-9));
+        assert!(
+            drawn[0].best_normal.iter().all(|best| (best - 0.5f64.sqrt()).abs() < 1e-9)
+        );
         for i in 1..SIZES.len() {
-            assert!(share[i].0 > share[i - 1].0 && normal[i].0 > normal[i - 1].0, "seed {seed}");
+            assert!(
+                share[i].0 > share[i - 1].0 && normal[i].0 > normal[i - 1].0,
+                "seed {seed}"
+            );
             assert!(drawn[i].silent < drawn[i - 1].silent, "seed {seed}");
         }
         // The notebook's error bars grow up to 16; those of one answer shrink throughout.
-        assert!(share[3].1 > share[2].1 && share[2].1 > share[1].1 && share[1].1 > share[0].1);
+        assert!(
+            share[3].1 > share[2].1 && share[2].1 > share[1].1 && share[1].1 > share[0].1
+        );
         assert!(normal[5].1 > normal[1].1, "seed {seed}");
         assert!(good[5].1 < 0.5 * good[1].1 && good[1].1 < good[0].1, "seed {seed}");
         assert!((good[5].0 - 1.0).abs() < 0.05 && good[0].0 < 0.6, "seed {seed}");

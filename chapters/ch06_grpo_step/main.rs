@@ -35,8 +35,14 @@ const CLIP_EPS: f64 = 0.2;
 const KL_COEF: f64 = 0.04;
 
 /// A policy and a reference over six tokens.
-const POLICY: [f64; 6] =
-    [0.05352731844, 0.04761516541, 0.04984293039, 0.1697789337, 0.07149001619, 0.6077456358];
+const POLICY: [f64; 6] = [
+    0.05352731844,
+    0.04761516541,
+    0.04984293039,
+    0.1697789337,
+    0.07149001619,
+    0.6077456358,
+];
 const REFERENCE: [f64; 6] =
     [0.07009123227, 0.1096396551, 0.2908589685, 0.09964307056, 0.1265368677, 0.3032302059];
 
@@ -72,7 +78,9 @@ struct Args {
 
 fn group_size(text: &str) -> std::result::Result<usize, String> {
     match text.parse::<usize>() {
-        Ok(1) => Err("a group of 1 has nobody to be compared with; it must be at least 2".into()),
+        Ok(1) => {
+            Err("a group of 1 has nobody to be compared with; it must be at least 2".into())
+        }
         Ok(size) if size > 1 && SAMPLES.is_multiple_of(size) => Ok(size),
         _ => Err(format!("it must be a whole number from 2 that divides {SAMPLES}")),
     }
@@ -168,8 +176,15 @@ fn by_hand(out: &mut Output, device: &Device) -> Result<()> {
     let (parts, gradient) = reinforce_loss(&advantages, device)?;
     let (zero, same) =
         grpo_loss(&objective(Term::clip(CLIP_EPS), 0.0), &advantages, &[0.0; 4], device)?;
-    let mut table =
-        Table::new(["answer", "reward", "A", "log π", "−A log π / G", "gradient", "with ratio"]);
+    let mut table = Table::new([
+        "answer",
+        "reward",
+        "A",
+        "log π",
+        "−A log π / G",
+        "gradient",
+        "with ratio",
+    ]);
     for i in 0..4 {
         table.row([
             format!("{}", i + 1),
@@ -182,7 +197,10 @@ fn by_hand(out: &mut Output, device: &Device) -> Result<()> {
         ]);
     }
     let total: f64 = parts.iter().sum();
-    print!("{table}\nloss −Σ A log π / G: {total:.4}; loss −mean(ρ A): {:.4}\n", zero.abs());
+    print!(
+        "{table}\nloss −Σ A log π / G: {total:.4}; loss −mean(ρ A): {:.4}\n",
+        zero.abs()
+    );
     Ok(())
 }
 
@@ -197,7 +215,8 @@ fn moved(out: &mut Output, device: &Device) -> Result<()> {
     .map(|objective| grpo_loss(&objective, &advantages, &MOVED, device));
     let [clip, with_kl, free] = losses;
     let (clip, with_kl, free) = (clip?, with_kl?, free?);
-    let mut table = Table::new(["answer", "A", "ratio", "clipped", "gradient", "+ KL", "no clip"]);
+    let mut table =
+        Table::new(["answer", "A", "ratio", "clipped", "gradient", "+ KL", "no clip"]);
     for i in 0..4 {
         let ratio = MOVED[i].exp();
         let [a, b, c] = [clip.1[i], with_kl.1[i], free.1[i]].map(|g| format!("{g:+.4}"));
@@ -212,7 +231,9 @@ fn moved(out: &mut Output, device: &Device) -> Result<()> {
         ]);
     }
     let [clip, with_kl, free] = [clip.0, with_kl.0, free.0];
-    print!("{table}\nloss: clip {clip:+.4}, clip and KL {with_kl:+.4}, no clip {free:+.4}\n");
+    print!(
+        "{table}\nloss: clip {clip:+.4}, clip and KL {with_kl:+.4}, no clip {free:+.4}\n"
+    );
     Ok(())
 }
 
@@ -225,10 +246,13 @@ fn clip_figure(out: &mut Output, device: &Device) -> Result<()> {
     let ratios: Vec<f64> = (2..=40).map(|i| f64::from(i) * 0.05 + 1e-9).collect();
     let mut panels = Vec::new();
     let mut rows = Vec::new();
-    for (title, advantage) in [("A = +1: more of this", 1.0), ("A = −1: less of this", -1.0)] {
+    for (title, advantage) in
+        [("A = +1: more of this", 1.0), ("A = −1: less of this", -1.0)]
+    {
         let (mut gain, mut slope) = (Vec::new(), Vec::new());
         for &ratio in &ratios {
-            let (loss, gradient) = grpo_loss(&objective, &[advantage], &[ratio.ln()], device)?;
+            let (loss, gradient) =
+                grpo_loss(&objective, &[advantage], &[ratio.ln()], device)?;
             gain.push((ratio, -loss));
             // The gradient is by log π, which is ρ times the gradient by ρ.
             slope.push((ratio, -gradient[0] / ratio));
@@ -322,7 +346,8 @@ fn kl_table(out: &mut Output, device: &Device) -> Result<()> {
     let (forward, to_ref) = exact_kl(true, device)?;
     let (backward, from_ref) = exact_kl(false, device)?;
     println!("KL(π ‖ π_ref) = {forward:.4}, KL(π_ref ‖ π) = {backward:.4}\n");
-    let mut table = Table::new(["estimate", "mean", "variance", "its mean gradient is that of"]);
+    let mut table =
+        Table::new(["estimate", "mean", "variance", "its mean gradient is that of"]);
     let mut found = Vec::new();
     for (name, estimator, corrected) in ESTIMATORS {
         let Moments { mean, variance, gradient } = moments(estimator, corrected, device)?;
@@ -413,7 +438,12 @@ struct Record {
 
 // ANCHOR: train
 /// GRPO, whole: sample groups, compare, take μ steps, repeat.
-fn train(world: &Bandit, settings: Settings, seed: u64, device: &Device) -> Result<Vec<Record>> {
+fn train(
+    world: &Bandit,
+    settings: Settings,
+    seed: u64,
+    device: &Device,
+) -> Result<Vec<Record>> {
     let mut rng = seed::rng(seed);
     let [_, features, actions] = WORLD;
     let policy = Mlp::new([features, HIDDEN, actions], &mut rng, DType::F32, device)?;
@@ -442,7 +472,8 @@ fn train(world: &Bandit, settings: Settings, seed: u64, device: &Device) -> Resu
 
 /// KL(π ‖ π_ref), exact, the mean over contexts.
 fn distance_to(reference: &Mlp, policy: &Mlp, world: &Bandit) -> Result<f64> {
-    let logits = |policy: &Mlp| Ok::<_, anyhow::Error>(policy.logits(&world.features)?.detach());
+    let logits =
+        |policy: &Mlp| Ok::<_, anyhow::Error>(policy.logits(&world.features)?.detach());
     let kl = kl::exact_policy_ref(&logits(policy)?, &logits(reference)?)?;
     Ok(kl.mean_all()?.to_dtype(DType::F64)?.to_scalar()?)
 }
@@ -464,7 +495,14 @@ fn learn(
     if let Loss::Objective(term) = settings.loss {
         let (objective, steps) =
             (objective(term, settings.kl_coef), Steps { epochs, max_norm: MAX_NORM });
-        return update(|r| score(policy, r), variables, optimizer, rollout, &objective, steps);
+        return update(
+            |r| score(policy, r),
+            variables,
+            optimizer,
+            rollout,
+            &objective,
+            steps,
+        );
     }
     for _ in 0..epochs {
         let loss = max_loss(&score(policy, rollout)?.log_probs, rollout)?;
@@ -559,8 +597,14 @@ fn settings(epochs: usize, loss: Loss, learning_rate: f64) -> Settings {
 }
 
 /// Every record of every seed.
-fn over_seeds(world: &Bandit, settings: Settings, run: &RunArgs) -> Result<Vec<Vec<Record>>> {
-    seed::over_seeds(SEEDS, |seed| train(world, settings, 1 + run.seed * SEEDS + seed, &run.device))
+fn over_seeds(
+    world: &Bandit,
+    settings: Settings,
+    run: &RunArgs,
+) -> Result<Vec<Vec<Record>>> {
+    seed::over_seeds(SEEDS, |seed| {
+        train(world, settings, 1 + run.seed * SEEDS + seed, &run.device)
+    })
 }
 
 /// Mean and standard deviation over seeds of a number of the records at `rollout`.
@@ -571,27 +615,36 @@ fn cell(seeds: &[Vec<Record>], rollout: usize, number: impl Fn(&Record) -> f64) 
 }
 
 fn epochs_and_clip(out: &mut Output, run: &RunArgs) -> Result<()> {
-    out.section(Kind::Trained, "epochs", "More steps on each rollout, with and without the clip");
+    out.section(
+        Kind::Trained,
+        "epochs",
+        "More steps on each rollout, with and without the clip",
+    );
     let world = world(run)?;
     let bar = report::progress(7, "training");
-    let mut table = Table::new(["learning rate", "steps on a rollout", "rollout 10", "25", "99"]);
+    let mut table =
+        Table::new(["learning rate", "steps on a rollout", "rollout 10", "25", "99"]);
     let x: Vec<f64> = (0..ROLLOUTS).map(|i| i as f64).collect();
     let mut panels = Vec::new();
     for (rate, variants) in variants() {
-        let mut panel = Panel::new("rollout", "accuracy").title(&format!("learning rate {rate}"));
+        let mut panel =
+            Panel::new("rollout", "accuracy").title(&format!("learning rate {rate}"));
         for (colour, (name, settings)) in variants.into_iter().enumerate() {
             let seeds = over_seeds(&world, settings, run)?;
             bar.inc(1);
             let at = |rollout| cell(&seeds, rollout, |record| record.accuracy);
             table.row([format!("{rate}"), name.into(), at(10), at(25), at(99)]);
-            let curve = |records: &Vec<Record>| records.iter().map(|r| r.accuracy).collect();
+            let curve =
+                |records: &Vec<Record>| records.iter().map(|r| r.accuracy).collect();
             let curves: Vec<Vec<f64>> = seeds.iter().map(curve).collect();
             panel = panel.mean_band([2, 0, 1, 3][colour], name, &x, &curves);
         }
         panels.push(panel.y_range(0.0, 1.0));
     }
     bar.finish_and_clear();
-    print!("{table}\naccuracy before a rollout, mean ± standard deviation of {SEEDS} seeds\n");
+    print!(
+        "{table}\naccuracy before a rollout, mean ± standard deviation of {SEEDS} seeds\n"
+    );
     let figure = Figure::new(
         "Accuracy with one and with several steps on each rollout",
         "At the smaller learning rate four steps learn faster than one, with and without the \
@@ -608,7 +661,8 @@ fn leash(out: &mut Output, run: &RunArgs) -> Result<()> {
     let mut table = Table::new(["β", "accuracy", "KL(π ‖ π_ref)"]);
     for kl_coef in [0.0, 0.04, 0.2, 1.0] {
         let clip = Loss::Objective(Term::clip(CLIP_EPS));
-        let seeds = over_seeds(&world, Settings { kl_coef, ..settings(4, clip, 0.01) }, run)?;
+        let seeds =
+            over_seeds(&world, Settings { kl_coef, ..settings(4, clip, 0.01) }, run)?;
         let last = ROLLOUTS - 1;
         let accuracy = cell(&seeds, last, |record| record.accuracy);
         table.row([format!("{kl_coef}"), accuracy, cell(&seeds, last, |record| record.kl)]);
@@ -636,7 +690,8 @@ fn memory_table(out: &mut Output) {
             trained(billions) + frozen(billions),
             trained(billions),
         ];
-        let [ppo, judged, verified, alone] = rows.map(|gigabytes| format!("{gigabytes:.0}"));
+        let [ppo, judged, verified, alone] =
+            rows.map(|gigabytes| format!("{gigabytes:.0}"));
         table.row([format!("{billions} B"), ppo, judged, verified, alone]);
     }
     print!("{table}");

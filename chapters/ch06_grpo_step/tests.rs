@@ -55,7 +55,10 @@ fn the_moved_step_equals_plain_arithmetic_and_finite_differences() {
                 moved[i] += by;
                 by_hand(&moved, clip, beta)
             };
-            assert!((gradient[i] - (at(1e-6) - at(-1e-6)) / 2e-6).abs() < 1e-8, "answer {i}");
+            assert!(
+                (gradient[i] - (at(1e-6) - at(-1e-6)) / 2e-6).abs() < 1e-8,
+                "answer {i}"
+            );
         }
     }
 }
@@ -77,7 +80,8 @@ fn estimators_equal_the_fixture() {
     let fixture: serde_json::Value =
         serde_json::from_str(include_str!("../../tests/fixtures/kl.json")).unwrap();
     let numbers = |name: &str| -> Vec<f64> {
-        serde_json::from_value(fixture[name].clone()).unwrap_or_else(|e| panic!("{name}: {e}"))
+        serde_json::from_value(fixture[name].clone())
+            .unwrap_or_else(|e| panic!("{name}: {e}"))
     };
     let number = |name: &str| fixture[name].as_f64().unwrap();
     let (forward, to_ref) = exact_kl(true, &CPU).unwrap();
@@ -140,7 +144,11 @@ fn every_seed_learns_from_a_tenth() {
     let world = world(&run()).unwrap();
     for records in over_seeds(&world, settings(4, clip, 0.01), &run()).unwrap() {
         assert!((0.05..0.15).contains(&records[0].accuracy));
-        assert!(records[ROLLOUTS - 1].accuracy > 0.65, "{}", records[ROLLOUTS - 1].accuracy);
+        assert!(
+            records[ROLLOUTS - 1].accuracy > 0.65,
+            "{}",
+            records[ROLLOUTS - 1].accuracy
+        );
         assert!(records[0].steps[0].metrics.loss.abs() < 1e-6, "the loss starts at zero");
         assert!(records[0].steps[0].grad_norm > 0.1, "its gradient does not");
     }

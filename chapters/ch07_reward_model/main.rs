@@ -27,10 +27,10 @@ use rand::{Rng, rngs::StdRng};
 mod tests;
 
 // ANCHOR: settings
-/// The toy world: contexts, features, tokens. A prompt is a context, an answer is one token.
+/// The toy world: contexts, features, tokens. An answer is one token.
 const WORLD: [usize; 3] = [5, 8, 10];
 const HIDDEN: usize = 32;
-/// How decided the annotators are: they prefer a to b with probability σ(8 (r_a − r_b)).
+/// How decided the annotators are: a beats b with probability σ(8 (r_a − r_b)).
 const DECIDED: f64 = 8.0;
 /// How decided the teacher is, who writes the demonstrations: p ∝ e^{5 r}.
 const TEACHER: f64 = 5.0;
@@ -70,7 +70,8 @@ fn main() -> cli::Outcome {
     let mut out = args.run.output("ch07_reward_model")?;
     worked_numbers(&mut out, &args.run.device)?;
     let labs = |teacher, comparisons| {
-        let lab = |seed| Lab::new(teacher, comparisons, args.run.seed + seed, &args.run.device);
+        let lab =
+            |seed| Lab::new(teacher, comparisons, args.run.seed + seed, &args.run.device);
         seed::over_seeds(seeds, lab)
     };
     let (easy, hard) = (labs(Teacher::Good, USUAL)?, labs(Teacher::Mediocre, USUAL)?);
@@ -94,8 +95,10 @@ fn worked_numbers(out: &mut Output, device: &Device) -> Result<()> {
         let loss = reward_model::loss(chosen.as_tensor(), &one(0.0)?)?;
         let variables = Variables::from([("r_w".to_string(), chosen.clone())]);
         let push = gradients::of(&loss, &variables)?;
-        let push = push.get(&chosen).map_or(Ok(0.0), |g| g.neg()?.get(0)?.to_scalar::<f64>())?;
-        let [wins, loss] = [1.0 - push, loss.to_scalar::<f64>()?].map(|x| format!("{x:.4}"));
+        let push =
+            push.get(&chosen).map_or(Ok(0.0), |g| g.neg()?.get(0)?.to_scalar::<f64>())?;
+        let [wins, loss] =
+            [1.0 - push, loss.to_scalar::<f64>()?].map(|x| format!("{x:.4}"));
         table.row([format!("{margin:.0}"), wins, loss, format!("{push:+.4}")]);
     }
     print!("{table}");
@@ -140,7 +143,8 @@ impl Teacher {
 // ANCHOR_END: teacher
 
 fn adam(variables: &Variables) -> Result<AdamW> {
-    let settings = ParamsAdamW { lr: LEARNING_RATE, weight_decay: 0.0, ..ParamsAdamW::default() };
+    let settings =
+        ParamsAdamW { lr: LEARNING_RATE, weight_decay: 0.0, ..ParamsAdamW::default() };
     Ok(AdamW::new(variables.values().cloned().collect(), settings)?)
 }
 
@@ -148,13 +152,15 @@ fn adam(variables: &Variables) -> Result<AdamW> {
 /// SFT: make the demonstrations likely.
 fn fine_tune(world: &Bandit, teacher: Teacher, rng: &mut StdRng) -> Result<Mlp> {
     let [_, features, tokens] = WORLD;
-    let policy = Mlp::new([features, HIDDEN, tokens], rng, DType::F32, world.features.device())?;
+    let device = world.features.device();
+    let policy = Mlp::new([features, HIDDEN, tokens], rng, DType::F32, device)?;
     let mut optimizer = adam(policy.variables())?;
     let shows = teacher.probabilities(world)?.log()?;
     for _ in 0..SFT_STEPS {
         let contexts = world.draw(BATCH, rng)?;
         let shown = sampling::sample(&shows.index_select(&contexts.ids, 0)?, rng)?;
-        let loss = log_prob::of(&policy.logits(&contexts.features)?, &shown)?.mean_all()?.neg()?;
+        let logits = policy.logits(&contexts.features)?;
+        let loss = log_prob::of(&logits, &shown)?.mean_all()?.neg()?;
         optimizer.step(&gradients::of(&loss, policy.variables())?)?;
     }
     Ok(policy)
@@ -171,16 +177,22 @@ struct Comparisons {
     rejected: Tensor,
 }
 
-/// The policy answers each prompt twice, an annotator says which answer is better.
-fn compare(world: &Bandit, policy: &Mlp, count: usize, rng: &mut StdRng) -> Result<Comparisons> {
-    let contexts = world.draw(count, rng)?;
+/// The policy answers each of N prompts twice, an annotator says which is better.
+fn compare(
+    world: &Bandit,
+    policy: &Mlp,
+    n: usize,
+    rng: &mut StdRng,
+) -> Result<Comparisons> {
+    let contexts = world.draw(n, rng)?;
     let logits = policy.logits(&contexts.features)?.detach();
     let a = sampling::sample(&logits, rng)?;
     let others = (logits - (one_hot(&a)? * 1e9)?)?;
     let b = sampling::sample(&others, rng)?;
-    let rewards = world.rewards(&contexts, &a)?.into_iter().zip(world.rewards(&contexts, &b)?);
-    let a_wins = rewards.map(|(a, b)| u8::from(rng.random::<f64>() < sigmoid(DECIDED * (a - b))));
-    let a_wins = Tensor::new(a_wins.collect::<Vec<_>>(), a.device())?;
+    let (ra, rb) = (world.rewards(&contexts, &a)?, world.rewards(&contexts, &b)?);
+    let chances = ra.iter().zip(&rb).map(|(ra, rb)| sigmoid(DECIDED * (ra - rb)));
+    let a_wins: Vec<u8> = chances.map(|p| u8::from(rng.random::<f64>() < p)).collect();
+    let a_wins = Tensor::new(a_wins, a.device())?;
     let (chosen, rejected) = (a_wins.where_cond(&a, &b)?, a_wins.where_cond(&b, &a)?);
     Ok(Comparisons { contexts, chosen, rejected })
 }
@@ -203,8 +215,10 @@ impl Comparisons {
         let rows: Vec<u32> = (0..count).map(|_| rng.random_range(0..total)).collect();
         let rows = Tensor::new(rows, self.chosen.device())?;
         let take = |x: &Tensor| x.index_select(&rows, 0);
-        let contexts =
-            Contexts { ids: take(&self.contexts.ids)?, features: take(&self.contexts.features)? };
+        let contexts = Contexts {
+            ids: take(&self.contexts.ids)?,
+            features: take(&self.contexts.features)?,
+        };
         Ok(Self { contexts, chosen: take(&self.chosen)?, rejected: take(&self.rejected)? })
     }
 
@@ -231,7 +245,8 @@ fn learn_rewards(pairs: &Comparisons, rng: &mut StdRng) -> Result<RewardModel> {
     for _ in 0..REWARD_STEPS {
         let pairs = pairs.draw(BATCH, rng)?;
         let reward = |tokens: &Tensor| model.rewards(&pairs.contexts.features, tokens);
-        let loss = reward_model::loss(&reward(&pairs.chosen)?, &reward(&pairs.rejected)?)?;
+        let (chosen, rejected) = (reward(&pairs.chosen)?, reward(&pairs.rejected)?);
+        let loss = reward_model::loss(&chosen, &rejected)?;
         optimizer.step(&gradients::of(&loss, model.variables())?)?;
     }
     Ok(model)
@@ -253,7 +268,12 @@ struct Lab {
 }
 
 impl Lab {
-    fn new(teacher: Teacher, comparisons: usize, seed: u64, device: &Device) -> Result<Self> {
+    fn new(
+        teacher: Teacher,
+        comparisons: usize,
+        seed: u64,
+        device: &Device,
+    ) -> Result<Self> {
         let mut rng = seed::stream(seed, &[7]);
         let world = Bandit::random(WORLD, &mut rng, device)?;
         let sft = fine_tune(&world, teacher, &mut rng)?;
@@ -310,7 +330,10 @@ impl Measured {
             regret: lab.world.best_reward()? - reward,
             greedy: number(greedy)?,
             promised: start + lab.unit * mean(&lab.judged.rewards)?,
-            kl: number(kl::exact_policy_ref(&logits, &lab.sft.logits(&lab.world.features)?)?)?,
+            kl: number(kl::exact_policy_ref(
+                &logits,
+                &lab.sft.logits(&lab.world.features)?,
+            )?)?,
         })
     }
 }
@@ -375,10 +398,12 @@ fn order_all(lab: &Lab) -> Result<[Ordered; 4]> {
         for a in 0..truth.len() {
             for b in 0..a {
                 let rarer = seen[a].min(seen[b]);
-                let bin = SEEN.iter().position(|(low, high)| (*low..*high).contains(&rarer));
+                let bin =
+                    SEEN.iter().position(|(low, high)| (*low..*high).contains(&rarer));
                 let bin = &mut bins[bin.unwrap_or(SEEN.len() - 1)];
                 bin.pairs += 1.0;
-                bin.right += f64::from(u8::from((truth[a] > truth[b]) == (scores[a] > scores[b])));
+                bin.right +=
+                    f64::from(u8::from((truth[a] > truth[b]) == (scores[a] > scores[b])));
             }
         }
     }
@@ -389,7 +414,8 @@ fn order_all(lab: &Lab) -> Result<[Ordered; 4]> {
 /// `decided`.
 fn annotators(lab: &Lab, decided: f64) -> Result<f64> {
     let Comparisons { contexts, chosen, rejected } = &lab.pairs;
-    let (a, b) = (lab.world.rewards(contexts, chosen)?, lab.world.rewards(contexts, rejected)?);
+    let (a, b) =
+        (lab.world.rewards(contexts, chosen)?, lab.world.rewards(contexts, rejected)?);
     Ok(mean(a.iter().zip(&b).map(|(a, b)| sigmoid(decided * (a - b).abs()))))
 }
 
@@ -418,7 +444,8 @@ fn judges(out: &mut Output, labs: &[Lab]) -> Result<()> {
     let names = ["never", "1 to 4 times", "5 to 19 times", "20 times or more"];
     let rows = names.iter().enumerate().map(|(i, name)| (*name, total(&[i])));
     for (name, Ordered { pairs, right }) in rows.chain([("all", total(&[0, 1, 2, 3]))]) {
-        let share = if pairs > 0.0 { format!("{:.2}", right / pairs) } else { "–".into() };
+        let share =
+            if pairs > 0.0 { format!("{:.2}", right / pairs) } else { "–".into() };
         table.row([name.into(), format!("{pairs:.1}"), share]);
     }
     print!("{table}");
@@ -470,7 +497,8 @@ fn sample(
     let reward = |contexts: &Contexts, tokens: &Tensor| judge.rewards(contexts, tokens);
     let mut rollout = roll_out(policy, &contexts, size, scale, reward, rng)?;
     if let Some(advantages) = method.advantages(&rollout.rewards)? {
-        rollout.advantages = Tensor::new(advantages, lab.device())?.to_dtype(DType::F32)?;
+        let advantages = Tensor::new(advantages, lab.device())?;
+        rollout.advantages = advantages.to_dtype(DType::F32)?;
     }
     let reference = score(&lab.sft, &rollout)?;
     rollout.with_reference(&reference.log_probs)
@@ -501,12 +529,13 @@ fn train(
     let judge = if method == Method::Verified { &verified } else { &lab.judged };
     let policy = lab.sft.copy()?;
     let mut optimizer = adam(policy.variables())?;
+    let (objective, variables) = (objective(kl_coef), policy.variables());
     let steps = Steps { epochs: method.epochs(), max_norm: f64::INFINITY };
     for _ in 0..POLICY_STEPS {
         let rollout = sample(lab, &policy, method, judge, &mut rng)?;
         watch(&policy, &rollout)?;
         let score = |rollout: &Rollout| score(&policy, rollout);
-        update(score, policy.variables(), &mut optimizer, &rollout, &objective(kl_coef), steps)?;
+        update(score, variables, &mut optimizer, &rollout, &objective, steps)?;
     }
     Ok(policy)
 }
@@ -521,12 +550,18 @@ fn in_all(labs: &[Lab], run: impl Fn(&Lab) -> Result<Mlp> + Sync) -> Result<Vec<
 }
 
 fn sharpening(out: &mut Output, easy: &[Lab], hard: &[Lab]) -> Result<()> {
-    out.section(Kind::Trained, "grpo", "GRPO against the reward model, and against the truth");
+    out.section(
+        Kind::Trained,
+        "grpo",
+        "GRPO against the reward model, and against the truth",
+    );
     let bar = report::progress(4, "training");
-    let mut table = Table::new(["teacher", "policy", "true reward", "regret", "greedy", "KL"]);
+    let mut table =
+        Table::new(["teacher", "policy", "true reward", "regret", "greedy", "KL"]);
     for (name, labs) in [("good", easy), ("mediocre", hard)] {
         let mut row = |policy: &str, measured: &[Measured]| {
-            let [reward, regret] = [cell(measured, |m| m.reward), cell(measured, |m| m.regret)];
+            let [reward, regret] =
+                [cell(measured, |m| m.reward), cell(measured, |m| m.regret)];
             let [greedy, kl] = [cell(measured, |m| m.greedy), cell(measured, |m| m.kl)];
             table.row([name.into(), policy.into(), reward, regret, greedy, kl]);
             bar.inc(1);
@@ -545,7 +580,8 @@ fn sharpening(out: &mut Output, easy: &[Lab], hard: &[Lab]) -> Result<()> {
 
 /// The best possible reward, mean over the labs.
 fn labs_best(labs: &[Lab]) -> Result<f64> {
-    let best = labs.iter().map(|lab| lab.world.best_reward()).collect::<Result<Vec<_>>>()?;
+    let best =
+        labs.iter().map(|lab| lab.world.best_reward()).collect::<Result<Vec<_>>>()?;
     Ok(mean(best.into_iter()))
 }
 
@@ -575,7 +611,8 @@ fn first_group(out: &mut Output, lab: &Lab) -> Result<()> {
         vec![panel],
     );
     out.figure("first_group", &figure)?;
-    let rows = first.iter().zip(&exact).enumerate().map(|(step, (f, e))| [step as f64, *f, *e]);
+    let rows =
+        first.iter().zip(&exact).enumerate().map(|(step, (f, e))| [step as f64, *f, *e]);
     out.csv("first_group", ["step", "first_group", "exact"], rows)
 }
 
@@ -590,7 +627,7 @@ fn optimum(lab: &Lab, beta: f64) -> Result<Measured> {
 
 /// The optimum at falling β, mean over labs: (KL, true reward, promised reward).
 fn frontier(labs: &[Lab]) -> Result<Vec<[f64; 3]>> {
-    let betas = (0..=40).map(|i| 30.0 * 10f64.powf(-f64::from(i) / 13.0));
+    let betas = (0..=40).map(|i| 300.0 * 10f64.powf(-f64::from(i) / 10.0));
     let point = |beta: f64| -> Result<[f64; 3]> {
         let all = labs.iter().map(|lab| optimum(lab, beta)).collect::<Result<Vec<_>>>()?;
         let mean = |f: fn(&Measured) -> f64| mean(all.iter().map(f));
@@ -599,8 +636,30 @@ fn frontier(labs: &[Lab]) -> Result<Vec<[f64; 3]>> {
     betas.map(point).collect()
 }
 
+/// The point of a curve with the highest true reward.
+fn highest(curve: &[[f64; 3]]) -> [f64; 3] {
+    curve
+        .iter()
+        .copied()
+        .fold(curve[0], |best, point| if point[1] > best[1] { point } else { best })
+}
+
+/// In how many labs the true reward ends clearly below its own highest point.
+fn falls(labs: &[Lab]) -> Result<usize> {
+    let mut count = 0;
+    for i in 0..labs.len() {
+        let curve = frontier(&labs[i..=i])?;
+        count += usize::from(curve[curve.len() - 1][1] < highest(&curve)[1] - 0.01);
+    }
+    Ok(count)
+}
+
 fn over_optimisation(out: &mut Output, labs: [&[Lab]; 3]) -> Result<()> {
-    out.section(Kind::Trained, "over_optimisation", "True and promised reward as the KL grows");
+    out.section(
+        Kind::Trained,
+        "over_optimisation",
+        "True and promised reward as the KL grows",
+    );
     let curves = labs.iter().map(|labs| frontier(labs)).collect::<Result<Vec<_>>>()?;
     let mut table = Table::new([
         "comparisons",
@@ -611,15 +670,27 @@ fn over_optimisation(out: &mut Output, labs: [&[Lab]; 3]) -> Result<()> {
         "end",
         "at KL",
         "promised",
+        "worlds that fall",
     ]);
-    for (count, curve) in COMPARISONS.iter().zip(&curves) {
-        let peak = curve.iter().max_by(|a, b| a[1].total_cmp(&b[1])).unwrap_or(&curve[0]);
+    for ((count, curve), labs) in COMPARISONS.iter().zip(&curves).zip(labs) {
+        let peak = highest(curve);
         let end = &curve[curve.len() - 1];
         let [start, reward, kl, promised] =
             [curve[0][1], peak[1], peak[0], peak[2]].map(|x| format!("{x:.2}"));
-        let [last, last_kl, last_promised] = [end[1], end[0], end[2]].map(|x| format!("{x:.2}"));
-        let count = count.to_string();
-        table.row([count, start, reward, kl, promised, last, last_kl, last_promised]);
+        let [last, last_kl, last_promised] =
+            [end[1], end[0], end[2]].map(|x| format!("{x:.2}"));
+        let (count, fallen) = (count.to_string(), falls(labs)?.to_string());
+        table.row([
+            count,
+            start,
+            reward,
+            kl,
+            promised,
+            last,
+            last_kl,
+            last_promised,
+            fallen,
+        ]);
     }
     let best = labs_best(labs[1])?;
     println!(
@@ -673,7 +744,7 @@ impl Method {
         (Self::Rloo, "RLOO"),
         (Self::Ppo, "PPO"),
         (Self::Grpo, "GRPO"),
-        (Self::Centred, "GRPO without sigma"),
+        (Self::Centred, "GRPO, no sigma"),
         (Self::Dpo, "DPO"),
         (Self::Verified, "GRPO, verified"),
     ];
@@ -698,7 +769,8 @@ impl Method {
             Self::Reinforce => Some(rewards.to_vec()),
             Self::Rloo => {
                 let groups = advantage::groups(rewards, GROUP_SIZE)?;
-                let each = groups.map(advantage::leave_one_out).collect::<Result<Vec<_>>>()?;
+                let each =
+                    groups.map(advantage::leave_one_out).collect::<Result<Vec<_>>>()?;
                 Some(each.concat())
             }
             _ => None,
@@ -713,9 +785,12 @@ fn train_ppo(lab: &Lab, kl_coef: f64) -> Result<Mlp> {
     let policy = lab.sft.copy()?;
     let critic = critic(lab.device(), &mut rng)?;
     let mut variables = policy.variables().clone();
-    variables.extend(critic.variables().iter().map(|(n, v)| (format!("critic.{n}"), v.clone())));
+    for (name, variable) in critic.variables() {
+        variables.insert(format!("critic.{name}"), variable.clone());
+    }
     let mut optimizer = adam(&variables)?;
-    let ppo = Ppo { objective: objective(kl_coef), gamma: 1.0, lambda: 0.95, value_coef: 0.5 };
+    let objective = objective(kl_coef);
+    let ppo = Ppo { objective, gamma: 1.0, lambda: 0.95, value_coef: 0.5 };
     for _ in 0..POLICY_STEPS {
         let rollout = sample(lab, &policy, Method::Ppo, &lab.judged, &mut rng)?;
         let values = critic.logits(&rollout.prompts)?;
@@ -746,11 +821,13 @@ fn train_dpo(lab: &Lab, beta: f64) -> Result<Mlp> {
         let pairs = lab.pairs.draw(BATCH, &mut rng)?;
         let say = |policy: &Mlp| -> Result<[Tensor; 2]> {
             let logits = policy.logits(&pairs.contexts.features)?;
-            Ok([log_prob::of(&logits, &pairs.chosen)?, log_prob::of(&logits, &pairs.rejected)?])
+            let of = |tokens: &Tensor| log_prob::of(&logits, tokens);
+            Ok([of(&pairs.chosen)?, of(&pairs.rejected)?])
         };
-        let ([chosen, rejected], [ref_chosen, ref_rejected]) = (say(&policy)?, say(&lab.sft)?);
-        let reference = Pairs { chosen: &ref_chosen, rejected: &ref_rejected };
-        let loss = dpo::loss(Pairs { chosen: &chosen, rejected: &rejected }, reference, beta)?;
+        let ([chosen, rejected], reference) = (say(&policy)?, say(&lab.sft)?);
+        let reference = Pairs { chosen: &reference[0], rejected: &reference[1] };
+        let loss =
+            dpo::loss(Pairs { chosen: &chosen, rejected: &rejected }, reference, beta)?;
         optimizer.step(&gradients::of(&loss, policy.variables())?)?;
     }
     Ok(policy)
@@ -784,8 +861,8 @@ fn landscape(out: &mut Output, labs: &[Lab]) -> Result<()> {
         "method",
         "trained",
         "frozen",
-        "comparisons",
-        "sampled tokens",
+        "pairs",
+        "samples",
         "true reward",
         "promised",
         "KL",
@@ -804,21 +881,35 @@ fn landscape(out: &mut Output, labs: &[Lab]) -> Result<()> {
         let in_figure = method != Method::Centred;
         for kl_coef in KL_COEFS.into_iter().filter(|beta| in_figure || *beta == KL_COEF) {
             let measured = in_all(labs, |lab| train_by(lab, method, kl_coef))?;
-            let point =
-                [mean(measured.iter().map(|m| m.kl)), mean(measured.iter().map(|m| m.reward))];
+            let point = [
+                mean(measured.iter().map(|m| m.kl)),
+                mean(measured.iter().map(|m| m.reward)),
+            ];
             line.push((point[0], point[1]));
             rows.push([i as f64, kl_coef, point[0], point[1]]);
             if kl_coef == KL_COEF {
                 let [trained, frozen] = held(&labs[0], method)?.map(|n| n.to_string());
-                let compared = if method == Method::Verified { dash() } else { USUAL.to_string() };
+                let compared =
+                    if method == Method::Verified { dash() } else { USUAL.to_string() };
                 let sampled = BATCH * POLICY_STEPS;
-                let sampled = if method == Method::Dpo { dash() } else { sampled.to_string() };
+                let sampled =
+                    if method == Method::Dpo { dash() } else { sampled.to_string() };
                 let trusted = match method {
                     Method::Verified | Method::Dpo => dash(),
                     _ => cell(&measured, promised),
                 };
-                let (reward, kl) = (cell(&measured, |m| m.reward), cell(&measured, |m| m.kl));
-                table.row([name.into(), trained, frozen, compared, sampled, reward, trusted, kl]);
+                let (reward, kl) =
+                    (cell(&measured, |m| m.reward), cell(&measured, |m| m.kl));
+                table.row([
+                    name.into(),
+                    trained,
+                    frozen,
+                    compared,
+                    sampled,
+                    reward,
+                    trusted,
+                    kl,
+                ]);
             }
         }
         bar.inc(1);

@@ -25,15 +25,21 @@ fn variable(numbers: &[f64]) -> Var {
 
 #[test]
 fn bradley_terry_has_the_right_gradient_and_never_overflows() {
-    let (chosen, rejected) = (variable(&[0.3, -1.0, 2.0, 0.0]), variable(&[1.1, -1.0, -3.0, 0.5]));
-    let variables = Variables::from([("w".into(), chosen.clone()), ("l".into(), rejected.clone())]);
+    let (chosen, rejected) =
+        (variable(&[0.3, -1.0, 2.0, 0.0]), variable(&[1.1, -1.0, -3.0, 0.5]));
+    let variables =
+        Variables::from([("w".into(), chosen.clone()), ("l".into(), rejected.clone())]);
     check_gradients(&variables, || reward_model::loss(&chosen, &rejected));
     let (low, high) = (variable(&[-1000.0]), variable(&[1000.0]));
-    let loss = |a: &Var, b: &Var| reward_model::loss(a, b).unwrap().to_scalar::<f64>().unwrap();
+    let loss =
+        |a: &Var, b: &Var| reward_model::loss(a, b).unwrap().to_scalar::<f64>().unwrap();
     assert_eq!(loss(&low, &high), 2000.0);
     assert_eq!(loss(&high, &low), 0.0);
     let error = reward_model::loss(&low, &chosen).unwrap_err().to_string();
-    assert_eq!(error, "chosen is [1] and rejected [4]; both must be (B), with B at least 1");
+    assert_eq!(
+        error,
+        "chosen is [1] and rejected [4]; both must be (B), with B at least 1"
+    );
 }
 
 /// Every ordered pair (winner, loser) of `strengths`, as often as Bradley and Terry say.
@@ -76,7 +82,8 @@ fn dpo_on_a_worked_pair() {
     };
     // −log σ(0.07), and −β σ(−0.07) = −0.1 · 0.482507 by hand.
     assert!((loss().unwrap().to_scalar::<f64>().unwrap() - 0.658759).abs() < 1e-6);
-    let variables = Variables::from([("w".into(), chosen.clone()), ("l".into(), rejected.clone())]);
+    let variables =
+        Variables::from([("w".into(), chosen.clone()), ("l".into(), rejected.clone())]);
     let gradients = gradients::of(&loss().unwrap(), &variables).unwrap();
     let gradient = |v: &Var| gradients.get(v).unwrap().to_vec1::<f64>().unwrap()[0];
     assert!((gradient(&chosen) + 0.0482507).abs() < 1e-7);
@@ -117,7 +124,8 @@ fn dpo_has_the_right_gradient_and_finds_the_optimum_of_the_leash() {
     // π ∝ π_ref e^{r/β}, in plain numbers.
     let weights: Vec<f64> =
         strengths.iter().zip(reference).map(|(r, l)| (l + r / beta).exp()).collect();
-    let expected: Vec<f64> = weights.iter().map(|w| w / weights.iter().sum::<f64>()).collect();
+    let expected: Vec<f64> =
+        weights.iter().map(|w| w / weights.iter().sum::<f64>()).collect();
     let apart = furthest(&log_prob::probabilities(&logits).unwrap(), &expected);
     assert!(apart < 0.003, "{apart}");
 }
@@ -149,13 +157,16 @@ fn ppo_by_hand() {
     // Ratios 1.5 (cut to 1.2), 1, .5 (a loss of a good token is not cut); 1, .5 (cut to .8).
     let half = 0.5f64.ln() - 1.0;
     let log_probs =
-        Tensor::new(&[[1.5f64.ln() - 1.0, -1.0, half], [-1.0, half, f64::NAN]], &CPU).unwrap();
+        Tensor::new(&[[1.5f64.ln() - 1.0, -1.0, half], [-1.0, half, f64::NAN]], &CPU)
+            .unwrap();
     let (loss, metrics) = ppo.loss(&rollout, &estimates, &log_probs, &values).unwrap();
     let policy = -(0.5589 + 0.385 + 0.15 - 0.18 - 0.32) / 5.0;
     let critic = (0.46575f64.powi(2) + 0.385f64.powi(2) + 0.09 + 0.0324 + 0.16) / 10.0;
     let expected = policy + 0.5 * critic;
     assert!((loss.to_scalar::<f64>().unwrap() - expected).abs() < 1e-12);
-    assert!((metrics.clip_high - 0.2).abs() < 1e-12 && (metrics.clip_low - 0.2).abs() < 1e-12);
+    assert!(
+        (metrics.clip_high - 0.2).abs() < 1e-12 && (metrics.clip_low - 0.2).abs() < 1e-12
+    );
     // With λ = 1 the critic's later opinions cancel: A = R − V.
     let plain = Ppo { lambda: 1.0, ..ppo }.estimate(&rollout, &values).unwrap();
     assert!(furthest(&row(&plain.advantages, 0), &[0.5, 0.4, 0.3]) < 1e-12);
@@ -172,7 +183,8 @@ fn ppo_by_hand() {
     );
     assert!(whitened.iter().sum::<f64>().abs() < 1e-9 && whitened[5] == 0.0);
     assert!((whitened.iter().map(|a| a * a).sum::<f64>() / 5.0 - 1.0).abs() < 1e-6);
-    let error = ppo.estimate(&rollout, &values.narrow(1, 0, 2).unwrap()).unwrap_err().to_string();
+    let error =
+        ppo.estimate(&rollout, &values.narrow(1, 0, 2).unwrap()).unwrap_err().to_string();
     assert_eq!(error, "values is [2, 2] and tokens [2, 3]; they must agree");
 }
 
@@ -184,8 +196,10 @@ fn ppo_has_the_right_gradients_for_policy_and_critic() {
     let log_probs = variable(&[-1.02, -0.9, -1.5, -1.1, -0.95, 3.0]);
     let values = variable(&[0.5, 0.6, 0.7, 0.2, 0.4, 9.0]);
     let estimates = ppo.estimate(&rollout, &values.reshape((2, 3)).unwrap()).unwrap();
-    let variables =
-        Variables::from([("policy".into(), log_probs.clone()), ("critic".into(), values.clone())]);
+    let variables = Variables::from([
+        ("policy".into(), log_probs.clone()),
+        ("critic".into(), values.clone()),
+    ]);
     check_gradients(&variables, || {
         let (log_probs, values) = (log_probs.reshape((2, 3))?, values.reshape((2, 3))?);
         Ok(ppo.loss(&rollout, &estimates, &log_probs, &values)?.0)
@@ -214,9 +228,11 @@ fn measurements_are_exact_sums() {
         let logits = policy.logits(&lab.world.features).unwrap();
         (0..5).map(|c| log_prob::probabilities(&logits.get(c).unwrap()).unwrap()).collect()
     };
-    let (p, q, r) = (rows(&policy), rows(&lab.sft), lab.world.rewards.to_vec2::<f32>().unwrap());
+    let (p, q, r) =
+        (rows(&policy), rows(&lab.sft), lab.world.rewards.to_vec2::<f32>().unwrap());
     let sum = |f: &dyn Fn(usize, usize) -> f64| -> f64 {
-        (0..5).flat_map(|c| (0..10).map(move |a| (c, a))).map(|(c, a)| f(c, a)).sum::<f64>() / 5.0
+        (0..5).flat_map(|c| (0..10).map(move |a| (c, a))).map(|(c, a)| f(c, a)).sum::<f64>()
+            / 5.0
     };
     let measured = Measured::new(lab, &policy).unwrap();
     assert!((measured.reward - sum(&|c, a| p[c][a] * f64::from(r[c][a]))).abs() < 1e-6);
@@ -235,8 +251,10 @@ fn leashed(lab: &Lab, measured: &Measured, beta: f64) -> f64 {
 fn nothing_beats_the_optimum_and_reinforce_reaches_it_where_grpo_overshoots() {
     let labs = labs(Teacher::Mediocre, USUAL);
     let beta = 0.5;
-    let (reinforce, rloo) = (all(&labs, Method::Reinforce, beta), all(&labs, Method::Rloo, beta));
-    let (grpo, centred) = (all(&labs, Method::Grpo, beta), all(&labs, Method::Centred, beta));
+    let (reinforce, rloo) =
+        (all(&labs, Method::Reinforce, beta), all(&labs, Method::Rloo, beta));
+    let (grpo, centred) =
+        (all(&labs, Method::Grpo, beta), all(&labs, Method::Centred, beta));
     for (i, lab) in labs.iter().enumerate() {
         let optimum = optimum(lab, beta).unwrap();
         let best = leashed(lab, &optimum, beta);
@@ -251,7 +269,12 @@ fn nothing_beats_the_optimum_and_reinforce_reaches_it_where_grpo_overshoots() {
         // It is σ that does it: where the policy has settled, σ is small, and dividing by
         // it makes the reward large and the leash small beside it.
         assert!(grpo[i].kl > 1.5 * optimum.kl, "seed {i}: {} {}", grpo[i].kl, optimum.kl);
-        assert!(centred[i].kl < 1.4 * optimum.kl, "seed {i}: {} {}", centred[i].kl, optimum.kl);
+        assert!(
+            centred[i].kl < 1.4 * optimum.kl,
+            "seed {i}: {} {}",
+            centred[i].kl,
+            optimum.kl
+        );
     }
 }
 
@@ -285,8 +308,12 @@ fn verified_rewards_sharpen_an_easy_start_and_turn_a_hard_one() {
                 (lab.world.best_reward().unwrap(), Measured::new(lab, &lab.sft).unwrap());
             match teacher {
                 // The likeliest answer was right, or nearly, before any reward was seen.
-                Teacher::Good => assert!(before.greedy > best - 0.03, "{teacher:?}: {before:?}"),
-                Teacher::Mediocre => assert!(before.greedy < best - gap, "{teacher:?}: {before:?}"),
+                Teacher::Good => {
+                    assert!(before.greedy > best - 0.03, "{teacher:?}: {before:?}")
+                }
+                Teacher::Mediocre => {
+                    assert!(before.greedy < best - gap, "{teacher:?}: {before:?}")
+                }
             }
             assert!(before.reward < best - 0.08, "{teacher:?}: {before:?}");
             assert!(after.reward > best - 0.03, "{teacher:?}: {after:?} of {best}");
@@ -311,7 +338,12 @@ fn a_poor_judge_is_over_optimised_and_a_good_one_is_not() {
     let (before, after) =
         (in_all(&usual, |lab| lab.sft.copy()).unwrap(), all(&usual, Method::Grpo, KL_COEF));
     let greedy = |m: &[Measured]| average(m, |m| m.greedy);
-    assert!(greedy(&after) < greedy(&before) - 0.02, "{} {}", greedy(&after), greedy(&before));
+    assert!(
+        greedy(&after) < greedy(&before) - 0.02,
+        "{} {}",
+        greedy(&after),
+        greedy(&before)
+    );
     assert!(average(&after, |m| m.promised) > average(&before, |m| m.promised) + 0.1);
 }
 
@@ -324,10 +356,13 @@ fn the_judge_decides_and_not_the_method() {
     let judged = [Method::Reinforce, Method::Rloo, Method::Ppo, Method::Grpo, Method::Dpo];
     let judged = judged.map(reward);
     for found in judged {
-        assert!(found > start + 0.04 && found < best - 0.03, "{found} from {start} to {best}");
+        assert!(
+            found > start + 0.04 && found < best - 0.03,
+            "{found} from {start} to {best}"
+        );
     }
-    let spread =
-        judged.iter().fold(0.0f64, |a, b| a.max(*b)) - judged.iter().fold(1.0f64, |a, b| a.min(*b));
+    let spread = judged.iter().fold(0.0f64, |a, b| a.max(*b))
+        - judged.iter().fold(1.0f64, |a, b| a.min(*b));
     let verified = reward(Method::Verified);
     assert!(verified > best - 0.02, "{verified} of {best}");
     assert!(spread < 0.1, "{judged:?}");
@@ -357,7 +392,8 @@ fn every_training_starts_from_the_same_policy_and_leaves_it_alone() {
     for (method, name) in Method::ALL {
         let one = train_by(lab, method, KL_COEF).unwrap();
         let two = train_by(lab, method, KL_COEF).unwrap();
-        let logits = |p: &Mlp| p.logits(&lab.world.features).unwrap().to_vec2::<f32>().unwrap();
+        let logits =
+            |p: &Mlp| p.logits(&lab.world.features).unwrap().to_vec2::<f32>().unwrap();
         assert_eq!(logits(&one), logits(&two), "{name} repeats");
         assert_ne!(logits(&one), before, "{name} learns");
         assert_eq!(logits(&lab.sft), before, "{name} moves the reference");

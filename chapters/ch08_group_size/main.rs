@@ -101,7 +101,8 @@ fn baseline(out: &mut Output, seed: u64) -> Result<()> {
     out.section(Kind::Exact, "baseline", "How good is the mean of a group?");
     let (trials, mut rng) = (10_000, seed::stream(seed, &[8]));
     let (mean, sigma) = (-1.0 / 6.0, (0.75f64 - 1.0 / 36.0).sqrt());
-    let mut table = Table::new(["G", "mean of the baseline", "its deviation", "sigma / sqrt(G)"]);
+    let mut table =
+        Table::new(["G", "mean of the baseline", "its deviation", "sigma / sqrt(G)"]);
     let mut points = Vec::new();
     for size in GROUP_SIZES {
         let (centre, deviation) = report::mean_std(&group_means(size, trials, &mut rng));
@@ -129,7 +130,8 @@ fn outcomes(size: usize) -> Vec<([usize; 4], f64)> {
         for b in 0..=size - a {
             for c in 0..=size - a - b {
                 let counts = [a, b, c, size - a - b - c];
-                let log_share = |k: usize| counts[k] as f64 * log[k] - log_factorial(counts[k]);
+                let log_share =
+                    |k: usize| counts[k] as f64 * log[k] - log_factorial(counts[k]);
                 let share = (0..4).map(log_share).sum::<f64>();
                 all.push((counts, (log_factorial(size) + share).exp()));
             }
@@ -242,8 +244,9 @@ fn silent(out: &mut Output) -> Result<()> {
     out.section(Kind::Exact, "silent", "Silent groups");
     let chances = [0.01, 0.1, 0.3, 0.5, 0.9, 0.99];
     let mut table = Table::new(["G", "p = .01", ".1", ".3", ".5", ".9", ".99"]);
-    let mut panel = Panel::new("p, the chance that an answer is right", "share of silent groups")
-        .y_range(0.0, 1.02);
+    let mut panel =
+        Panel::new("p, the chance that an answer is right", "share of silent groups")
+            .y_range(0.0, 1.02);
     for (i, size) in GROUP_SIZES.into_iter().enumerate() {
         let [a, b, c, d, e, f] = chances.map(|p| format!("{:.3}", silent_share(p, size)));
         table.row([size.to_string(), a, b, c, d, e, f]);
@@ -274,7 +277,8 @@ fn signal(out: &mut Output) -> Result<()> {
     let mut panels = Vec::new();
     for (name, rewards) in [("graded rewards", &GRADED), ("right or wrong", &VERIFIED)] {
         let expected: f64 = probabilities().iter().zip(rewards).map(|(p, r)| p * r).sum();
-        let perfect = moments(1, rewards, |r| Ok(advantage::constant(r, expected)))?.variance();
+        let perfect =
+            moments(1, rewards, |r| Ok(advantage::constant(r, expected)))?.variance();
         let mut table = Table::new([
             "G",
             "variance",
@@ -285,7 +289,8 @@ fn signal(out: &mut Output) -> Result<()> {
         let (mut one, mut many, mut with_sigma) = (Vec::new(), Vec::new(), Vec::new());
         for (i, size) in GROUP_SIZES.into_iter().enumerate() {
             let plain = moments(size, rewards, advantage::leave_one_out)?;
-            let sigma = moments(size, rewards, |r| group_relative(r, size, Scale::Unbiased))?;
+            let sigma =
+                moments(size, rewards, |r| group_relative(r, size, Scale::Unbiased))?;
             let groups = (TOKENS as f64 / size as f64).sqrt();
             let numbers = [
                 plain.variance() * size as f64 / perfect,
@@ -386,7 +391,12 @@ struct Point {
 
 // ANCHOR: roll_out
 /// Draws prompts, answers each `group_size` times, and compares within the groups.
-fn roll_out(world: &Bandit, policy: &Mlp, plan: &Plan, rng: &mut StdRng) -> Result<Rollout> {
+fn roll_out(
+    world: &Bandit,
+    policy: &Mlp,
+    plan: &Plan,
+    rng: &mut StdRng,
+) -> Result<Rollout> {
     let Plan { prompts, group_size, scale, .. } = *plan;
     let contexts = world.draw(prompts, rng)?.in_groups(group_size)?;
     let logits = policy.logits(&contexts.features)?.detach();
@@ -500,13 +510,16 @@ impl Lab {
 
 /// The reward of each run at the first step at or after `tokens`.
 fn reward_at(runs: &[Vec<Point>], tokens: usize) -> Vec<f64> {
-    let at = |run: &Vec<Point>| run.iter().find(|point| point.tokens >= tokens).map(|p| p.reward);
+    let at = |run: &Vec<Point>| {
+        run.iter().find(|point| point.tokens >= tokens).map(|p| p.reward)
+    };
     runs.iter().filter_map(at).collect()
 }
 
 /// The mean of a quantity over every stretch of [`EVERY`] tokens, one curve a run.
 fn binned(runs: &[Vec<Point>], quantity: impl Fn(&Point) -> f64) -> Vec<Vec<f64>> {
-    let mean = |points: &[Point]| points.iter().map(&quantity).sum::<f64>() / points.len() as f64;
+    let mean =
+        |points: &[Point]| points.iter().map(&quantity).sum::<f64>() / points.len() as f64;
     let bins = |run: &Vec<Point>| {
         let bin = |point: &Point| point.tokens / EVERY;
         let run = &run[..run.len() - 1];
@@ -523,7 +536,12 @@ fn cell(numbers: &[f64]) -> String {
 
 // ANCHOR: group_gradient
 /// The gradient that one group of answers gives, all parameters in one row.
-fn group_gradient(world: &Bandit, policy: &Mlp, plan: &Plan, rng: &mut StdRng) -> Result<Vec<f64>> {
+fn group_gradient(
+    world: &Bandit,
+    policy: &Mlp,
+    plan: &Plan,
+    rng: &mut StdRng,
+) -> Result<Vec<f64>> {
     let rollout = roll_out(world, policy, plan, rng)?;
     let scores = score(policy, &rollout)?;
     let (loss, _) = objective()?.loss(&rollout.batch(&scores.log_probs))?;
@@ -578,14 +596,17 @@ fn network(out: &mut Output, lab: &Lab) -> Result<Vec<f64>> {
     out.section(Kind::Trained, "network", "Signal and noise, a network and five prompts");
     let mut panels = Vec::new();
     let mut kept = Vec::new();
-    for (name, reward) in [("graded rewards", Reward::Graded), ("right or wrong", Reward::Verified)]
+    for (name, reward) in
+        [("graded rewards", Reward::Graded), ("right or wrong", Reward::Verified)]
     {
         let plain = measured_signal(lab, reward, Scale::None)?;
         let sigma = measured_signal(lab, reward, Scale::Unbiased)?;
         let prompts = |squared: &f64| (squared.max(0.0) * PROMPTS as f64).sqrt();
-        let tokens =
-            |i: usize, squared: f64| (squared.max(0.0) * (TOKENS / GROUP_SIZES[i]) as f64).sqrt();
-        let mut table = Table::new(["G", "8 prompts", "64 answers", "64 answers, with sigma"]);
+        let tokens = |i: usize, squared: f64| {
+            (squared.max(0.0) * (TOKENS / GROUP_SIZES[i]) as f64).sqrt()
+        };
+        let mut table =
+            Table::new(["G", "8 prompts", "64 answers", "64 answers, with sigma"]);
         let mut points = [Vec::new(), Vec::new(), Vec::new()];
         for (i, size) in GROUP_SIZES.into_iter().enumerate() {
             let numbers = [prompts(&plain[i]), tokens(i, plain[i]), tokens(i, sigma[i])];
@@ -628,18 +649,21 @@ fn learning(out: &mut Output, lab: &Lab) -> Result<Curves> {
     let mut all: Curves = Vec::new();
     let mut panels = Vec::new();
     for (name, reward) in rewards {
-        let plans: [fn(Reward, usize) -> Plan; 2] = [Plan::fixed_prompts, Plan::fixed_tokens];
+        let plans: [fn(Reward, usize) -> Plan; 2] =
+            [Plan::fixed_prompts, Plan::fixed_tokens];
         let mut both = [Vec::new(), Vec::new()];
         for (way, plan) in plans.into_iter().enumerate() {
-            let title = format!("{name}, {}", ["8 prompts a step", "64 answers a step"][way]);
+            let title =
+                format!("{name}, {}", ["8 prompts a step", "64 answers a step"][way]);
             let mut panel = Panel::new("thousands of sampled tokens", "true reward")
                 .title(&title)
                 .y_range(0.0, 1.02);
             for (i, size) in GROUP_SIZES.into_iter().enumerate() {
                 let runs = lab.train(&plan(reward, size))?;
                 let curves = binned(&runs, |point| point.reward);
-                let x: Vec<f64> =
-                    (0..curves[0].len()).map(|i| ((2 * i + 1) * EVERY) as f64 / 2e3).collect();
+                let x: Vec<f64> = (0..curves[0].len())
+                    .map(|i| ((2 * i + 1) * EVERY) as f64 / 2e3)
+                    .collect();
                 panel = panel.mean_band(i, &format!("G = {size}"), &x, &curves);
                 both[way].push(runs);
                 bar.inc(1);
@@ -677,7 +701,8 @@ fn learning(out: &mut Output, lab: &Lab) -> Result<Curves> {
         "\ntrue reward as a share of the best possible, mean ± deviation of {} seeds",
         lab.seeds
     );
-    let places = (0..2).flat_map(|r| (0..2).flat_map(move |w| (0..5).map(move |i| (r, w, i))));
+    let places =
+        (0..2).flat_map(|r| (0..2).flat_map(move |w| (0..5).map(move |i| (r, w, i))));
     let rows = places.flat_map(|(r, w, i)| {
         let curves = binned(&all[r][w][i], |point| point.reward);
         let row = |k: usize| {
@@ -710,7 +735,8 @@ fn silent_in_training(out: &mut Output, curves: &Curves) -> Result<()> {
             [|p| p.silent, |p| p.expected_silent, |p| p.pooled_silent];
         let curves = quantities.map(|quantity| {
             let curves = binned(&runs[i], quantity);
-            let at = |k: usize| curves.iter().map(|c| c[k]).sum::<f64>() / curves.len() as f64;
+            let at =
+                |k: usize| curves.iter().map(|c| c[k]).sum::<f64>() / curves.len() as f64;
             (0..curves[0].len()).map(at).collect::<Vec<f64>>()
         });
         let mean = |curve: &Vec<f64>| curve.iter().sum::<f64>() / curve.len() as f64;
@@ -748,9 +774,14 @@ const NOTEBOOK_WINDOW: usize = 30;
 
 fn first_group(out: &mut Output, lab: &Lab) -> Result<()> {
     out.section(Kind::Trained, "first_group", "A reward curve that shows something else");
-    let mut table =
-        Table::new(["G", "answers sampled", "first group moves by", "true reward moves by"]);
-    let mut plotted = Panel::new("step", "reward, mean of 30 steps").title("first group only");
+    let mut table = Table::new([
+        "G",
+        "answers sampled",
+        "first group moves by",
+        "true reward moves by",
+    ]);
+    let mut plotted =
+        Panel::new("step", "reward, mean of 30 steps").title("first group only");
     let mut exact = Panel::new("step", "reward").title("true reward");
     for (i, size) in NOTEBOOK_SIZES.into_iter().enumerate() {
         let budget = NOTEBOOK_STEPS * PROMPTS * size;
@@ -770,12 +801,15 @@ fn first_group(out: &mut Output, lab: &Lab) -> Result<()> {
         };
         let smooth = runs[0].windows(NOTEBOOK_WINDOW).map(mean);
         let smooth: Vec<_> = smooth.enumerate().map(|(k, y)| (k as f64, y)).collect();
-        let truth: Vec<_> = runs[0].iter().enumerate().map(|(k, p)| (k as f64, p.reward)).collect();
+        let truth: Vec<_> =
+            runs[0].iter().enumerate().map(|(k, p)| (k as f64, p.reward)).collect();
         let name = format!("G = {size}");
         plotted = plotted.line(i, &name, &smooth);
         exact = exact.line(i, &name, &truth);
     }
-    print!("{table}\nstandard deviation over the last 100 of 300 steps, mean of the runs\n");
+    print!(
+        "{table}\nstandard deviation over the last 100 of 300 steps, mean of the runs\n"
+    );
     let figure = Figure::new(
         "The notebook's reward curve, and the true reward of the same runs",
         "Two panels. Left, the reward of the first group of each step: four curves that rise \
@@ -788,7 +822,8 @@ fn first_group(out: &mut Output, lab: &Lab) -> Result<()> {
 fn convention(out: &mut Output, lab: &Lab) -> Result<()> {
     out.section(Kind::Trained, "convention", "n or n - 1");
     let adam = Optimizer::Adam(0.01);
-    let mut table = Table::new(["G", "factor", "SGD, n - 1", "SGD, n", "Adam, n - 1", "Adam, n"]);
+    let mut table =
+        Table::new(["G", "factor", "SGD, n - 1", "SGD, n", "Adam, n - 1", "Adam, n"]);
     for size in GROUP_SIZES {
         let run = |optimizer: Optimizer, scale: Scale| -> Result<String> {
             let plan = Plan::fixed_tokens(Reward::Verified, size);
@@ -850,8 +885,13 @@ fn step_size(out: &mut Output, lab: &Lab) -> Result<()> {
         panels.push(panel);
     }
     bar.finish_and_clear();
-    let mut table =
-        Table::new(["G", "8 prompts, SGD", "64 answers, SGD", "no sigma", "64 answers, Adam"]);
+    let mut table = Table::new([
+        "G",
+        "8 prompts, SGD",
+        "64 answers, SGD",
+        "no sigma",
+        "64 answers, Adam",
+    ]);
     for row in rows {
         let row: [String; 5] = std::array::from_fn(|i| row[i].clone());
         table.row(row);
@@ -883,12 +923,19 @@ fn prefill_tokens(group_size: usize, shared: bool) -> usize {
 fn prefill(out: &mut Output) -> Result<()> {
     out.section(Kind::Exact, "prefill", "Tokens of one step of a language model");
     let decode = ANSWERS * ANSWER_TOKENS;
-    let mut table =
-        Table::new(["G", "prompts", "written", "read, shared", "read, not shared", "all, shared"]);
+    let mut table = Table::new([
+        "G",
+        "prompts",
+        "written",
+        "read, shared",
+        "read, not shared",
+        "all, shared",
+    ]);
     for size in GROUP_SIZES {
         let [shared, repeated] = [true, false].map(|shared| prefill_tokens(size, shared));
         let all = format!("{:.2}×", (decode + shared) as f64 / decode as f64);
-        let numbers = [size, ANSWERS / size, decode, shared, repeated].map(|n| n.to_string());
+        let numbers =
+            [size, ANSWERS / size, decode, shared, repeated].map(|n| n.to_string());
         let [a, b, c, d, e] = numbers;
         table.row([a, b, c, d, e, all]);
     }
@@ -916,7 +963,8 @@ fn per_token(out: &mut Output, squared: &[f64]) -> Result<()> {
         .categories(GROUP_SIZES)
         .y_range(0.0, 1.05);
     for (k, (name, column)) in names.into_iter().zip(&columns).enumerate() {
-        let points: Vec<_> = column.iter().enumerate().map(|(i, y)| (i as f64, *y)).collect();
+        let points: Vec<_> =
+            column.iter().enumerate().map(|(i, y)| (i as f64, *y)).collect();
         panel = panel.line(k, name, &points).points(k, "", &points);
     }
     let figure = Figure::new(

@@ -103,8 +103,9 @@ fn silent_groups_are_counted_as_expected() {
     let mut rng = seed::rng(901);
     for (p, size) in [(0.1, 2), (0.1, 8), (0.3, 4), (0.9, 16)] {
         let groups = 20_000;
-        let rewards: Vec<f64> =
-            (0..groups * size).map(|_| f64::from(u8::from(rng.random::<f64>() < p))).collect();
+        let rewards: Vec<f64> = (0..groups * size)
+            .map(|_| f64::from(u8::from(rng.random::<f64>() < p)))
+            .collect();
         let measured = advantage::silent_groups(&rewards, size).unwrap();
         assert!((measured - silent_share(p, size)).abs() < 0.015, "{p} {size}: {measured}");
     }
@@ -122,12 +123,16 @@ fn a_group_gives_the_gradient_of_the_expected_reward_on_average() {
     let exact: Vec<f64> = policy
         .variables()
         .values()
-        .flat_map(|v| exact.get(v).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap())
+        .flat_map(|v| {
+            exact.get(v).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
+        })
         .map(f64::from)
         .collect();
-    let plan = Plan { prompts: 1, scale: Scale::None, ..Plan::fixed_prompts(Reward::Graded, 8) };
-    let rows: Vec<Vec<f64>> =
-        (0..2000).map(|_| group_gradient(&world, &policy, &plan, &mut rng).unwrap()).collect();
+    let plan =
+        Plan { prompts: 1, scale: Scale::None, ..Plan::fixed_prompts(Reward::Graded, 8) };
+    let rows: Vec<Vec<f64>> = (0..2000)
+        .map(|_| group_gradient(&world, &policy, &plan, &mut rng).unwrap())
+        .collect();
     let column = |i: usize| mean(&rows.iter().map(|row| row[i]).collect::<Vec<_>>());
     let (mut dot, mut length, mut far) = (0.0, 0.0, 0.0);
     for (i, exact) in exact.iter().enumerate() {
@@ -149,7 +154,8 @@ fn at_fixed_answers_the_network_wants_neither_the_smallest_group_nor_the_largest
     for scale in [Scale::None, Scale::Unbiased] {
         let one = measured_signal(&lab(5), Reward::Verified, scale).unwrap();
         assert!(one.is_sorted(), "more answers to a prompt never hurt: {one:?}");
-        let each: Vec<f64> = one.iter().zip(GROUP_SIZES).map(|(s, g)| s / g as f64).collect();
+        let each: Vec<f64> =
+            one.iter().zip(GROUP_SIZES).map(|(s, g)| s / g as f64).collect();
         assert!(each[1] > 1.1 * each[0] && each[1] > 1.5 * each[4], "{each:?}");
     }
 }

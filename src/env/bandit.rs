@@ -118,6 +118,18 @@ impl Bandit {
 ///
 /// # Errors
 /// Passes on those of `judge` and of [`Rollout::new`].
+///
+/// ```
+/// use candle_core::{DType, Device::Cpu};
+/// use grpo::{advantage::Scale, env::bandit::{Bandit, roll_out}, policy::Mlp, seed};
+/// let mut rng = seed::rng(0);
+/// let world = Bandit::random([5, 8, 10], &mut rng, &Cpu).unwrap();
+/// let policy = Mlp::new([8, 32, 10], &mut rng, DType::F32, &Cpu).unwrap();
+/// let contexts = world.draw(3, &mut rng).unwrap().in_groups(4).unwrap();
+/// let rollout =
+///     roll_out(&policy, &contexts, 4, Scale::None, |c, a| world.rewards(c, a), &mut rng).unwrap();
+/// assert_eq!(rollout.tokens.dims(), [12, 1]);
+/// ```
 pub fn roll_out(
     policy: &impl Policy,
     contexts: &Contexts,

@@ -25,12 +25,18 @@ impl Cache {
 
     /// Adds keys and values (B, K, T, head_dim) of one layer, and returns all there are,
     /// (B, K, length + T, head_dim), without a copy.
-    pub fn append(&mut self, layer: usize, k: &Tensor, v: &Tensor) -> Result<(Tensor, Tensor)> {
+    pub fn append(
+        &mut self,
+        layer: usize,
+        k: &Tensor,
+        v: &Tensor,
+    ) -> Result<(Tensor, Tensor)> {
         let (batch, heads, added, head_dim) = k.dims4()?;
         let (total, capacity) = (self.length + added, self.capacity);
         ensure!(total <= capacity, "{total} tokens do not fit a cache for {capacity}");
         if self.layers.len() == layer {
-            let empty = || Tensor::zeros((batch, heads, capacity, head_dim), k.dtype(), k.device());
+            let empty =
+                || Tensor::zeros((batch, heads, capacity, head_dim), k.dtype(), k.device());
             self.layers.push([empty()?, empty()?]);
         }
         let [keys, values] = &self.layers[layer];
@@ -54,8 +60,11 @@ impl Cache {
             wider.slice_set(&filled, 2, 0)?;
             Ok(wider)
         };
-        let layers =
-            self.layers.iter().map(|[k, v]| Ok([pick(k)?, pick(v)?])).collect::<Result<_>>()?;
+        let layers = self
+            .layers
+            .iter()
+            .map(|[k, v]| Ok([pick(k)?, pick(v)?]))
+            .collect::<Result<_>>()?;
         Ok(Self { layers, capacity, length })
     }
 }

@@ -102,7 +102,8 @@ impl Config {
     pub fn parse(text: &str) -> Result<Self> {
         let value: Value = serde_json::from_str(text).context("this is not JSON")?;
         // The architecture first: another one may lack any of the other fields.
-        let kind = value.get("model_type").and_then(Value::as_str).context("no model_type")?;
+        let kind =
+            value.get("model_type").and_then(Value::as_str).context("no model_type")?;
         let (qkv_bias, qk_norm) = match kind {
             "llama" => (false, false),
             "qwen2" => (true, false),
@@ -170,7 +171,8 @@ impl Config {
              multiple of the second"
         );
         ensure!(head_dim.is_multiple_of(2), "head_dim is {head_dim}; it must be even");
-        for (name, value) in [("rope_theta", self.rope_theta), ("rms_norm_eps", self.rms_norm_eps)]
+        for (name, value) in
+            [("rope_theta", self.rope_theta), ("rms_norm_eps", self.rms_norm_eps)]
         {
             ensure!(value > 0.0, "{name} is {value}; it must be above 0");
         }
@@ -180,7 +182,8 @@ impl Config {
     /// Every tensor of the model with its shape, under its Hugging Face name. A weight
     /// is (outputs, inputs).
     pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
-        let Self { vocab_size: v, hidden_size: d, intermediate_size: f, head_dim, .. } = *self;
+        let Self { vocab_size: v, hidden_size: d, intermediate_size: f, head_dim, .. } =
+            *self;
         let (q, kv) = (self.heads * head_dim, self.kv_heads * head_dim);
         let mut all = vec![("model.embed_tokens.weight".to_string(), vec![v, d])];
         for layer in 0..self.layers {
@@ -228,7 +231,10 @@ fn refuse_unsupported(file: &File) -> Result<()> {
         ensure!(!on, "{name} is true; only false is supported");
     }
     for kind in file.layer_types.iter().flatten() {
-        ensure!(kind == "full_attention", "a layer is `{kind}`; only full_attention is supported");
+        ensure!(
+            kind == "full_attention",
+            "a layer is `{kind}`; only full_attention is supported"
+        );
     }
     ensure!(file.quantization_config.is_none(), "quantised weights are not supported");
     Ok(())

@@ -53,7 +53,12 @@ impl Decoder {
     ///
     /// # Errors
     /// What [`Config::check`] refuses.
-    pub fn new(config: &Config, rng: &mut StdRng, dtype: DType, device: &Device) -> Result<Self> {
+    pub fn new(
+        config: &Config,
+        rng: &mut StdRng,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Self> {
         config.check()?;
         let depth = (2.0 * config.layers as f64).sqrt();
         let fresh = |(name, shape): (String, Vec<usize>)| {
@@ -72,7 +77,8 @@ impl Decoder {
             };
             Ok((name, Var::from_tensor(&values)?))
         };
-        let variables = config.tensors().into_iter().map(fresh).collect::<Result<Variables>>()?;
+        let variables =
+            config.tensors().into_iter().map(fresh).collect::<Result<Variables>>()?;
         Self::from_variables(config, variables)
     }
 
@@ -85,7 +91,8 @@ impl Decoder {
         config.check()?;
         let wanted = config.tensors();
         for (name, shape) in &wanted {
-            let found = variables.get(name).with_context(|| format!("there is no {name}"))?;
+            let found =
+                variables.get(name).with_context(|| format!("there is no {name}"))?;
             let found = found.dims();
             ensure!(found == shape, "{name} is {found:?}; it must be {shape:?}");
         }
@@ -204,7 +211,8 @@ pub(crate) struct Net {
 impl Net {
     fn new(config: &Config, variables: &Variables, pass: Pass) -> Result<Self> {
         let get = |name: &str| -> Result<Tensor> {
-            let variable = variables.get(name).with_context(|| format!("there is no {name}"))?;
+            let variable =
+                variables.get(name).with_context(|| format!("there is no {name}"))?;
             Ok(match pass {
                 Pass::Train => variable.as_tensor().clone(),
                 Pass::Sample => variable.as_detached_tensor(),
@@ -220,7 +228,8 @@ impl Net {
         let embedding = get("model.embed_tokens.weight")?;
         let layer = |index: usize| -> Result<Layer> {
             let name = |part: &str| format!("model.layers.{index}.{part}");
-            let head_norm = |part: &str| config.qk_norm.then(|| norm(&name(part))).transpose();
+            let head_norm =
+                |part: &str| config.qk_norm.then(|| norm(&name(part))).transpose();
             Ok(Layer {
                 input_norm: norm(&name("input_layernorm"))?,
                 q: linear(&name("self_attn.q_proj"), config.qkv_bias)?,
@@ -265,7 +274,11 @@ impl Net {
         ensure!(batch * length > 0, "tokens is {:?}; neither may be 0", tokens.dims());
         let start = cache.as_ref().map_or(0, |cache| cache.length);
         let total = start + length;
-        ensure!(total <= self.context, "{total} tokens do not fit the context of {}", self.context);
+        ensure!(
+            total <= self.context,
+            "{total} tokens do not fit the context of {}",
+            self.context
+        );
         self.check_ids(tokens)?;
         let bias = self.bias(batch, start, length, mask)?;
         let embedding = &self.embedding;
@@ -293,7 +306,8 @@ impl Net {
     fn check_ids(&self, tokens: &Tensor) -> Result<()> {
         let dtype = tokens.dtype();
         ensure!(dtype == DType::U32, "tokens has dtype {dtype:?}; it must be U32");
-        let (largest, size) = (tokens.max_all()?.to_scalar::<u32>()?, self.embedding.dim(0)?);
+        let (largest, size) =
+            (tokens.max_all()?.to_scalar::<u32>()?, self.embedding.dim(0)?);
         ensure!(
             (largest as usize) < size,
             "there is a token {largest}; the vocabulary has 0 to {}",
@@ -380,7 +394,13 @@ impl Layer {
     }
 
     /// (B, T, D) → (B, heads, T, head_dim), normalised head by head where there is a norm.
-    fn heads(&self, to: &Linear, norm: Option<&Norm>, x: &Tensor, pass: Pass) -> Result<Tensor> {
+    fn heads(
+        &self,
+        to: &Linear,
+        norm: Option<&Norm>,
+        x: &Tensor,
+        pass: Pass,
+    ) -> Result<Tensor> {
         let (batch, length, _) = x.dims3()?;
         let split = to.forward(x)?.reshape((batch, length, (), self.head_dim))?;
         let split = match norm {

@@ -46,11 +46,13 @@ pub fn read(folder: &Path, dtype: DType, device: &Device) -> Result<Decoder> {
     let mut variables = Variables::new();
     for (file, names) in files(folder)? {
         let path = folder.join(&file);
-        let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let bytes =
+            fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
         let read_file = || -> Result<Variables> {
-            let tensors = SafeTensors::deserialize(&bytes).context("not a safetensors file")?;
-            let names =
-                names.unwrap_or_else(|| tensors.names().into_iter().map(String::from).collect());
+            let tensors =
+                SafeTensors::deserialize(&bytes).context("not a safetensors file")?;
+            let names = names
+                .unwrap_or_else(|| tensors.names().into_iter().map(String::from).collect());
             let mut found = Variables::new();
             for name in names {
                 let Ok(view) = tensors.tensor(&name) else {
@@ -61,7 +63,8 @@ pub fn read(folder: &Path, dtype: DType, device: &Device) -> Result<Decoder> {
                     continue;
                 }
                 let shape = wanted.remove(&name);
-                let shape = shape.with_context(|| format!("{name} has no place in this model"))?;
+                let shape =
+                    shape.with_context(|| format!("{name} has no place in this model"))?;
                 check(&name, &view, &shape)?;
                 found.insert(name, Var::from_tensor(&view.load(device)?.to_dtype(dtype)?)?);
             }
@@ -82,12 +85,13 @@ pub fn read(folder: &Path, dtype: DType, device: &Device) -> Result<Decoder> {
 /// Names the file, and what in it is missing, wrong or unsupported.
 pub fn config(folder: &Path) -> Result<Config> {
     let path = folder.join("config.json");
-    let mut config = Config::parse(&text(&path)?).with_context(|| path.display().to_string())?;
+    let mut config =
+        Config::parse(&text(&path)?).with_context(|| path.display().to_string())?;
     // A chat model often ends its turn with another token than its texts.
     let path = folder.join("generation_config.json");
     if path.exists() {
-        let value: Value =
-            serde_json::from_str(&text(&path)?).with_context(|| path.display().to_string())?;
+        let value: Value = serde_json::from_str(&text(&path)?)
+            .with_context(|| path.display().to_string())?;
         let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
         config.eos = match value.get("eos_token_id") {
             None | Some(Value::Null) => config.eos,
@@ -121,7 +125,9 @@ fn to_json(config: &Config) -> Result<Value> {
         (false, false) => ("llama", "LlamaForCausalLM"),
         (true, false) => ("qwen2", "Qwen2ForCausalLM"),
         (false, true) => ("qwen3", "Qwen3ForCausalLM"),
-        (true, true) => bail!("a model with q/k/v bias and q/k norm is none that others can read"),
+        (true, true) => {
+            bail!("a model with q/k/v bias and q/k norm is none that others can read")
+        }
     };
     Ok(json!({
         "architectures": [class],
@@ -156,7 +162,8 @@ fn files(folder: &Path) -> Result<BTreeMap<String, Option<BTreeSet<String>>>> {
     );
     let read_index = || -> Result<BTreeMap<String, Option<BTreeSet<String>>>> {
         let index: Value = serde_json::from_str(&text(&path)?)?;
-        let map = index.get("weight_map").and_then(Value::as_object).context("no weight_map")?;
+        let map =
+            index.get("weight_map").and_then(Value::as_object).context("no weight_map")?;
         let mut files: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         for (name, file) in map {
             let file = file.as_str().unwrap_or_default();
@@ -182,8 +189,12 @@ fn check(name: &str, view: &TensorView, shape: &[usize]) -> Result<()> {
 /// Some files hold the output layer though it is the embedding; it must then be equal.
 fn same_as_embedding(tensors: &SafeTensors, output: &TensorView) -> Result<()> {
     let embedding = tensors.tensor("model.embed_tokens.weight");
-    let same = embedding.is_ok_and(|e| e.data() == output.data() && e.dtype() == output.dtype());
-    ensure!(same, "lm_head.weight differs from the embedding, but tie_word_embeddings is true");
+    let same =
+        embedding.is_ok_and(|e| e.data() == output.data() && e.dtype() == output.dtype());
+    ensure!(
+        same,
+        "lm_head.weight differs from the embedding, but tie_word_embeddings is true"
+    );
     Ok(())
 }
 

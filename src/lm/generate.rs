@@ -146,7 +146,9 @@ pub fn generate(
     let mut batch: Vec<usize> = (0..rows.len()).collect();
     loop {
         for (&row, logits) in batch.iter().zip(&logits) {
-            rows[row].draw(logits, settings).with_context(|| format!("completion {row}"))?;
+            rows[row]
+                .draw(logits, settings)
+                .with_context(|| format!("completion {row}"))?;
         }
         let running: Vec<u32> =
             (0..batch.len()).filter(|&i| !rows[batch[i]].ended).map(|i| i as u32).collect();
@@ -162,7 +164,8 @@ pub fn generate(
         let last = |&row: &usize| rows[row].tokens.last().copied().unwrap_or(settings.pad);
         let tokens: Vec<u32> = batch.iter().map(last).collect();
         let tokens = Tensor::from_vec(tokens, (batch.len(), 1), device)?;
-        let mask = seen.as_ref().map(|seen| seen.narrow(1, 0, cache.length + 1)).transpose()?;
+        let mask =
+            seen.as_ref().map(|seen| seen.narrow(1, 0, cache.length + 1)).transpose()?;
         let hidden = net.forward(&tokens, mask.as_ref(), Some(&mut cache))?;
         logits = host(&net.head(&hidden)?)?;
     }
@@ -190,7 +193,10 @@ pub fn left_pad(
     let width = prompts.iter().map(Vec::len).max().context("there are no prompts")?;
     let (mut ids, mut mask) = (Vec::new(), Vec::new());
     for (index, prompt) in prompts.iter().enumerate() {
-        ensure!(!prompt.is_empty(), "prompt {index} has no tokens; it must have at least 1");
+        ensure!(
+            !prompt.is_empty(),
+            "prompt {index} has no tokens; it must have at least 1"
+        );
         let missing = width - prompt.len();
         ids.extend(std::iter::repeat_n(pad, missing).chain(prompt.iter().copied()));
         mask.extend((0..width).map(|column| u8::from(column >= missing)));
@@ -280,7 +286,8 @@ fn collect(
     for row in &rows {
         let missing = width - row.tokens.len();
         tokens.extend(row.tokens.iter().copied().chain(std::iter::repeat_n(pad, missing)));
-        log_probs.extend(row.log_probs.iter().copied().chain(std::iter::repeat_n(0.0, missing)));
+        log_probs
+            .extend(row.log_probs.iter().copied().chain(std::iter::repeat_n(0.0, missing)));
     }
     let shape = (rows.len(), width);
     Ok(Completions {

@@ -56,12 +56,17 @@ impl Rope {
     ) -> Result<Self> {
         // The published models were trained with frequencies and angles in single
         // precision; far from the start of a text the rounding can be seen.
-        let frequency = |pair: usize| theta.powf(-2.0 * pair as f64 / head_dim as f64) as f32;
+        let frequency =
+            |pair: usize| theta.powf(-2.0 * pair as f64 / head_dim as f64) as f32;
         let frequencies: Vec<f32> = (0..head_dim / 2).map(frequency).collect();
         let angle = |position: usize| frequencies.iter().map(move |f| position as f32 * f);
-        let angles: Vec<f64> = (start..start + length).flat_map(angle).map(f64::from).collect();
+        let angles: Vec<f64> =
+            (start..start + length).flat_map(angle).map(f64::from).collect();
         let angles = Tensor::from_vec(angles, (length, head_dim / 2), device)?;
-        Ok(Self { cos: angles.cos()?.to_dtype(dtype)?, sin: angles.sin()?.to_dtype(dtype)? })
+        Ok(Self {
+            cos: angles.cos()?.to_dtype(dtype)?,
+            sin: angles.sin()?.to_dtype(dtype)?,
+        })
     }
 
     /// Turns x (B, H, T, head_dim).
@@ -77,7 +82,11 @@ impl Rope {
 /// (B, K, S, head_dim), each serving H / K neighbouring heads; bias broadcasts to
 /// (B, H, T, S), 0 where a query may look and very negative where not.
 /// → (B, H, T, head_dim)
-pub fn attention([q, k, v]: [&Tensor; 3], bias: Option<&Tensor>, pass: Pass) -> Result<Tensor> {
+pub fn attention(
+    [q, k, v]: [&Tensor; 3],
+    bias: Option<&Tensor>,
+    pass: Pass,
+) -> Result<Tensor> {
     let (batch, heads, length, head_dim) = q.dims4()?;
     let (kv_heads, total) = (k.dim(1)?, k.dim(2)?);
     // The heads that share keys stand in one matrix: nothing is repeated in memory.

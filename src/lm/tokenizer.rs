@@ -44,7 +44,8 @@ impl Tokenizer {
     /// Names the file that cannot be read or understood.
     pub fn read(folder: &Path) -> Result<Self> {
         let path = folder.join("tokenizer.json");
-        let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let bytes =
+            fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
         let inner = from_bytes(&bytes).with_context(|| path.display().to_string())?;
         let path = folder.join("tokenizer_config.json");
         let config: Value = match path.exists() {
@@ -54,7 +55,9 @@ impl Tokenizer {
         };
         let path = folder.join("chat_template.jinja");
         let template = match path.exists() {
-            true => Some(fs::read_to_string(&path).with_context(|| path.display().to_string())?),
+            true => Some(
+                fs::read_to_string(&path).with_context(|| path.display().to_string())?,
+            ),
             false => config.get("chat_template").and_then(Value::as_str).map(String::from),
         };
         let text = |value: &Value| {
@@ -141,7 +144,9 @@ impl Tokenizer {
     /// # Errors
     /// Names the token that this tokenizer does not have.
     pub fn id(&self, token: &str) -> Result<u32> {
-        self.inner.token_to_id(token).with_context(|| format!("there is no token `{token}`"))
+        self.inner
+            .token_to_id(token)
+            .with_context(|| format!("there is no token `{token}`"))
     }
 
     /// A conversation as the model was trained to read it. With `ask`, the beginning of
@@ -150,17 +155,24 @@ impl Tokenizer {
     /// # Errors
     /// When there is no template, or the template refuses the conversation.
     pub fn chat(&self, messages: &[Message], ask: bool) -> Result<String> {
-        let Some(template) = &self.template else { bail!("this tokenizer has no chat template") };
+        let Some(template) = &self.template else {
+            bail!("this tokenizer has no chat template")
+        };
         let mut environment = Environment::new();
         // As transformers sets it up: Python's string methods, blocks without their lines.
         let mut syntax = SyntaxConfig::builder();
         environment.set_syntax(syntax.trim_blocks(true).lstrip_blocks(true).build()?);
-        environment
-            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.add_function("raise_exception", |says: String| -> std::result::Result<(), _> {
-            Err(minijinja::Error::new(ErrorKind::InvalidOperation, says))
-        });
-        let template = environment.template_from_str(template).context("in the chat template")?;
+        environment.set_unknown_method_callback(
+            minijinja_contrib::pycompat::unknown_method_callback,
+        );
+        environment.add_function(
+            "raise_exception",
+            |says: String| -> std::result::Result<(), _> {
+                Err(minijinja::Error::new(ErrorKind::InvalidOperation, says))
+            },
+        );
+        let template =
+            environment.template_from_str(template).context("in the chat template")?;
         let special = minijinja::Value::from(Serde(&self.special));
         let rendered = template.render(
             context! { messages => Serde(messages), add_generation_prompt => ask, ..special },

@@ -14,12 +14,18 @@ impl Objective {
     /// Says its value and what is allowed.
     pub fn check(&self) -> Result<()> {
         let Kl { coef, .. } = self.kl;
-        ensure!(coef >= 0.0 && coef.is_finite(), "kl_coef is {coef}; it must be at least 0");
+        ensure!(
+            coef >= 0.0 && coef.is_finite(),
+            "kl_coef is {coef}; it must be at least 0"
+        );
         if let Aggregation::ConstantLength(length) = self.aggregation {
             ensure!(length > 0, "the constant length is 0; it must be at least 1");
         }
         if let Some(threshold) = self.off_policy_threshold {
-            ensure!(!threshold.is_nan(), "off_policy_threshold is NaN; it must be a number");
+            ensure!(
+                !threshold.is_nan(),
+                "off_policy_threshold is NaN; it must be a number"
+            );
         }
         self.term.check()
     }
@@ -29,7 +35,9 @@ impl Batch<'_> {
     /// Names shapes that disagree and numbers out of range.
     pub(super) fn check(&self) -> Result<()> {
         let shape = self.log_probs.dims();
-        let &[sequences, _] = shape else { bail!("log_probs is {shape:?}; it must be (B, T)") };
+        let &[sequences, _] = shape else {
+            bail!("log_probs is {shape:?}; it must be (B, T)")
+        };
         let agree = |name: &str, tensor: &Tensor, expected: &[usize]| {
             let found = tensor.dims();
             ensure!(
@@ -63,7 +71,9 @@ impl Batch<'_> {
 /// Refuses `x` when an entry is NaN or infinite, and says where.
 pub(super) fn check_finite(name: &str, x: &Tensor) -> Result<()> {
     let numbers = x.detach().to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
-    let Some(i) = numbers.iter().position(|number| !number.is_finite()) else { return Ok(()) };
+    let Some(i) = numbers.iter().position(|number| !number.is_finite()) else {
+        return Ok(());
+    };
     let number = numbers[i];
     let place = match x.dims() {
         [_, width] if *width > 1 => format!(" in row {}, token {}", i / width, i % width),

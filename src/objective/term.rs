@@ -35,14 +35,16 @@ impl Term {
             Self::Clip { low, high, bound } => {
                 let clipped = clamp(ratio, 1.0 - low, 1.0 + high)?;
                 let free = clamp(ratio, 0.0, bound.unwrap_or(f64::INFINITY))?;
-                free.broadcast_mul(advantages)?.minimum(&clipped.broadcast_mul(advantages)?)?
+                free.broadcast_mul(advantages)?
+                    .minimum(&clipped.broadcast_mul(advantages)?)?
             }
             Self::Cispo { cap } => {
                 let weight = ratio.detach().minimum(cap)?.broadcast_mul(advantages)?;
                 tokens.log_probs.broadcast_mul(&weight)?
             }
             Self::Sapo { tau_positive, tau_negative } => {
-                let tau = by_sign(&advantages.gt(0.0)?, tau_positive, tau_negative, advantages)?;
+                let tau =
+                    by_sign(&advantages.gt(0.0)?, tau_positive, tau_negative, advantages)?;
                 let soft = candle_nn::ops::sigmoid(&(ratio - 1.0)?.broadcast_mul(&tau)?)?;
                 soft.broadcast_mul(&(advantages / tau)?)? * 4.0
             }?,
@@ -75,23 +77,38 @@ impl Term {
     pub(super) fn check(&self) -> Result<()> {
         match *self {
             Self::Clip { low, high, bound } => {
-                ensure!((0.0..1.0).contains(&low), "clip_eps low is {low}; it must be in [0, 1)");
+                ensure!(
+                    (0.0..1.0).contains(&low),
+                    "clip_eps low is {low}; it must be in [0, 1)"
+                );
                 let fine = high >= 0.0 && high.is_finite();
                 ensure!(fine, "clip_eps high is {high}; it must be at least 0 and finite");
                 let bound = bound.unwrap_or(1.0);
-                ensure!(bound >= 1.0, "the clip's bound δ is {bound}; it must be at least 1");
+                ensure!(
+                    bound >= 1.0,
+                    "the clip's bound δ is {bound}; it must be at least 1"
+                );
             }
             Self::Cispo { cap } => {
-                ensure!(cap > 0.0, "CISPO's cap is {cap}; it is a ratio and must be above 0");
+                ensure!(
+                    cap > 0.0,
+                    "CISPO's cap is {cap}; it is a ratio and must be above 0"
+                );
             }
             Self::Sapo { tau_positive, tau_negative } => {
                 for tau in [tau_positive, tau_negative] {
-                    ensure!(tau > 0.0 && tau.is_finite(), "SAPO's τ is {tau}; it must be above 0");
+                    ensure!(
+                        tau > 0.0 && tau.is_finite(),
+                        "SAPO's τ is {tau}; it must be above 0"
+                    );
                 }
             }
             Self::Vespo { positive, negative } => {
                 for x in [positive.0, positive.1, negative.0, negative.1] {
-                    ensure!(x > 0.0 && x.is_finite(), "VESPO's k or λ is {x}; it must be above 0");
+                    ensure!(
+                        x > 0.0 && x.is_finite(),
+                        "VESPO's k or λ is {x}; it must be above 0"
+                    );
                 }
             }
         }
@@ -108,12 +125,17 @@ fn clamp(x: &Tensor, low: f64, high: f64) -> Result<Tensor> {
 
 /// A tensor like `like` with `yes` where `condition` holds and `no` elsewhere.
 fn by_sign(condition: &Tensor, yes: f64, no: f64, like: &Tensor) -> Result<Tensor> {
-    let constant = |x: f64| Tensor::full(x, like.shape(), like.device())?.to_dtype(like.dtype());
+    let constant =
+        |x: f64| Tensor::full(x, like.shape(), like.device())?.to_dtype(like.dtype());
     Ok(condition.where_cond(&constant(yes)?, &constant(no)?)?)
 }
 
 /// φ(w) = exp(λ + k log w − λw), with w cut to 1e-8 ..= e²⁰: (B, 1), no gradient.
-fn vespo_weight(tokens: &Tokens, positive: (f64, f64), negative: (f64, f64)) -> Result<Tensor> {
+fn vespo_weight(
+    tokens: &Tokens,
+    positive: (f64, f64),
+    negative: (f64, f64),
+) -> Result<Tensor> {
     let log_ratio = tokens.log_ratio.detach().clamp(-20.0, 20.0)?;
     let log_w = mask::keep(&log_ratio, &tokens.mask)?.sum_keepdim(D::Minus1)?;
     let log_w = log_w.clamp(1e-8f64.ln(), 20.0)?;

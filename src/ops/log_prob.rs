@@ -15,8 +15,8 @@
 
 use crate::Result;
 use candle_core::{
-    CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Layout, Result as CandleResult, Shape,
-    Tensor, WithDType, bail,
+    CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Layout, Result as CandleResult,
+    Shape, Tensor, WithDType, bail,
 };
 
 /// Whether this module can take these logits: on the CPU, in single or double precision.
@@ -65,8 +65,12 @@ impl CustomOp2 for Gather {
     ) -> CandleResult<(CpuStorage, Shape)> {
         let ids = slice::<u32>(ids, ids_layout)?;
         let log_probs = match logits {
-            CpuStorage::F32(x) => CpuStorage::F32(forward(x, layout, ids, self.temperature)?),
-            CpuStorage::F64(x) => CpuStorage::F64(forward(x, layout, ids, self.temperature)?),
+            CpuStorage::F32(x) => {
+                CpuStorage::F32(forward(x, layout, ids, self.temperature)?)
+            }
+            CpuStorage::F64(x) => {
+                CpuStorage::F64(forward(x, layout, ids, self.temperature)?)
+            }
             _ => bail!("gather_log_prob needs logits of dtype F32 or F64"),
         };
         Ok((log_probs, ids_layout.shape().clone()))
@@ -105,13 +109,23 @@ impl CustomOp3 for GatherBackward {
     ) -> CandleResult<(CpuStorage, Shape)> {
         let (ids, t) = (slice::<u32>(ids, ids_layout)?, self.temperature);
         let gradient = match (logits, gradient) {
-            (CpuStorage::F32(x), CpuStorage::F32(_)) => {
-                CpuStorage::F32(backward(x, layout, ids, slice(gradient, gradient_layout)?, t)?)
+            (CpuStorage::F32(x), CpuStorage::F32(_)) => CpuStorage::F32(backward(
+                x,
+                layout,
+                ids,
+                slice(gradient, gradient_layout)?,
+                t,
+            )?),
+            (CpuStorage::F64(x), CpuStorage::F64(_)) => CpuStorage::F64(backward(
+                x,
+                layout,
+                ids,
+                slice(gradient, gradient_layout)?,
+                t,
+            )?),
+            _ => {
+                bail!("gather_log_prob needs logits and gradient of one dtype, F32 or F64")
             }
-            (CpuStorage::F64(x), CpuStorage::F64(_)) => {
-                CpuStorage::F64(backward(x, layout, ids, slice(gradient, gradient_layout)?, t)?)
-            }
-            _ => bail!("gather_log_prob needs logits and gradient of one dtype, F32 or F64"),
         };
         Ok((gradient, layout.shape().clone()))
     }
@@ -126,7 +140,11 @@ impl CustomOp1 for Entropy {
         "entropy"
     }
 
-    fn cpu_fwd(&self, logits: &CpuStorage, layout: &Layout) -> CandleResult<(CpuStorage, Shape)> {
+    fn cpu_fwd(
+        &self,
+        logits: &CpuStorage,
+        layout: &Layout,
+    ) -> CandleResult<(CpuStorage, Shape)> {
         let entropies = match logits {
             CpuStorage::F32(x) => CpuStorage::F32(entropies(x, layout, self.temperature)),
             CpuStorage::F64(x) => CpuStorage::F64(entropies(x, layout, self.temperature)),
@@ -225,7 +243,8 @@ fn rows<'a, F>(data: &'a [F], layout: &Layout) -> impl Iterator<Item = &'a [F]> 
     while let ([dim, rest @ ..], [stride, rest_strides @ ..]) = (dims, strides)
         && !rest.is_empty()
     {
-        starts = starts.iter().flat_map(|s| (0..*dim).map(move |i| s + i * stride)).collect();
+        starts =
+            starts.iter().flat_map(|s| (0..*dim).map(move |i| s + i * stride)).collect();
         (dims, strides) = (rest, rest_strides);
     }
     starts.into_iter().map(move |start| &data[start..start + width])
@@ -243,7 +262,10 @@ fn entry<F: Float>(row: &[F], id: u32) -> CandleResult<F> {
 }
 
 /// The numbers of a contiguous tensor.
-fn slice<'a, T: WithDType>(storage: &'a CpuStorage, layout: &Layout) -> CandleResult<&'a [T]> {
+fn slice<'a, T: WithDType>(
+    storage: &'a CpuStorage,
+    layout: &Layout,
+) -> CandleResult<&'a [T]> {
     match layout.contiguous_offsets() {
         Some((start, end)) => Ok(&storage.as_slice::<T>()?[start..end]),
         None => bail!("a contiguous tensor is needed, not {layout:?}"),

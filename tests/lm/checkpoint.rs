@@ -28,7 +28,8 @@ use std::{
 const FOLDER: &str = "GRPO_TEST_CHECKPOINT_FOLDER";
 
 fn start() -> (Decoder, AdamW) {
-    let decoder = Decoder::new(&tiny("qwen3"), &mut seed::rng(1), DType::F32, &Cpu).unwrap();
+    let decoder =
+        Decoder::new(&tiny("qwen3"), &mut seed::rng(1), DType::F32, &Cpu).unwrap();
     let settings = ParamsAdamW { lr: 1e-2, ..Default::default() };
     let optimizer = AdamW::new(decoder.variables(), settings).unwrap();
     (decoder, optimizer)
@@ -37,12 +38,18 @@ fn start() -> (Decoder, AdamW) {
 /// One step on what the model samples: its outcome depends on the weights, the
 /// optimiser's state and the random stream of the step.
 fn train(decoder: &Decoder, optimizer: &mut AdamW, step: usize) {
-    let settings =
-        Settings { group_size: 4, max_tokens: 5, sampler: Sampler::at(1.0), stop: vec![0], pad: 0 };
+    let settings = Settings {
+        group_size: 4,
+        max_tokens: 5,
+        sampler: Sampler::at(1.0),
+        stop: vec![0],
+        pad: 0,
+    };
     let streams = Streams { seed: 11, step: step as u64, first_prompt: 0 };
     let sampled = generate(decoder, &[vec![1, 2], vec![3]], &settings, streams).unwrap();
     let prompt_mask = sampled.prompt_mask.as_ref();
-    let scores = decoder.score(&sampled.prompts, prompt_mask, &sampled.tokens, 1.0).unwrap();
+    let scores =
+        decoder.score(&sampled.prompts, prompt_mask, &sampled.tokens, 1.0).unwrap();
     let loss = mask::token_mean(&scores.log_probs, &sampled.mask).unwrap().neg().unwrap();
     optimizer.step(&gradients::of(&loss, decoder.variables()).unwrap()).unwrap();
 }
@@ -64,7 +71,8 @@ fn child() {
     let (decoder, mut optimizer) = start();
     for step in 0..100_000 {
         train(&decoder, &mut optimizer, step);
-        checkpoint::save(&folder, step + 1, &"child", decoder.variables(), &optimizer).unwrap();
+        checkpoint::save(&folder, step + 1, &"child", decoder.variables(), &optimizer)
+            .unwrap();
     }
 }
 
@@ -109,14 +117,18 @@ fn a_killed_run_goes_on_in_the_same_bits() {
 fn the_newest_two_are_kept_and_a_later_run_is_not_overwritten() {
     let folder = tempfile::tempdir().unwrap();
     let (decoder, optimizer) = start();
-    let save = |step| checkpoint::save(folder.path(), step, &(), decoder.variables(), &optimizer);
+    let save =
+        |step| checkpoint::save(folder.path(), step, &(), decoder.variables(), &optimizer);
     for step in [10, 20, 30, 30] {
         save(step).unwrap();
     }
     let kept = ["step-00000020", "step-00000030"].map(String::from);
     assert_eq!(names(folder.path()), kept.clone().into());
     let error = save(29).unwrap_err().to_string();
-    assert!(error.contains("step-00000030 is of step 30, and this run is at step 29"), "{error}");
+    assert!(
+        error.contains("step-00000030 is of step 30, and this run is at step 29"),
+        "{error}"
+    );
     assert_eq!(names(folder.path()), kept.into());
 }
 
@@ -127,7 +139,8 @@ fn a_bad_checkpoint_is_refused_with_the_reason_and_nothing_changes() {
     let refusal = || format!("{:#}", checkpoint::load(folder.path()).err().unwrap());
     assert!(refusal().contains("there is no checkpoint in"), "{}", refusal());
     for step in [1, 2] {
-        checkpoint::save(folder.path(), step, &(), decoder.variables(), &optimizer).unwrap();
+        checkpoint::save(folder.path(), step, &(), decoder.variables(), &optimizer)
+            .unwrap();
     }
     let newest = folder.path().join("step-00000002");
     let good: Vec<(PathBuf, Vec<u8>)> =
@@ -159,7 +172,10 @@ fn a_bad_checkpoint_is_refused_with_the_reason_and_nothing_changes() {
         fs::write(&good[file].0, bytes).unwrap();
         let error = refusal();
         assert!(error.contains(says), "{error}");
-        assert!(error.contains("step-00000002; without it the run goes on from step 1"), "{error}");
+        assert!(
+            error.contains("step-00000002; without it the run goes on from step 1"),
+            "{error}"
+        );
         fs::write(&good[file].0, &good[file].1).unwrap();
         assert_eq!(checkpoint::load(folder.path()).unwrap().step, 2);
     }
@@ -186,8 +202,9 @@ fn a_bad_checkpoint_is_refused_with_the_reason_and_nothing_changes() {
 fn a_save_that_fails_leaves_the_last_one() {
     let folder = tempfile::tempdir().unwrap();
     let (decoder, optimizer) = start();
-    let save =
-        |path: &Path, step| checkpoint::save(path, step, &(), decoder.variables(), &optimizer);
+    let save = |path: &Path, step| {
+        checkpoint::save(path, step, &(), decoder.variables(), &optimizer)
+    };
     save(folder.path(), 1).unwrap();
     // A file stands where the next checkpoint would be.
     fs::write(folder.path().join("step-2"), "").unwrap();

@@ -26,7 +26,8 @@ fn gradients_equal_finite_differences_with_padding() {
         // Large numbers everywhere, also where fresh weights are 0 or 1.
         let mut rng = seed::rng(4);
         for variable in decoder.variables().values() {
-            let values = seed::normal(&mut rng, variable.dims(), 0.5, DType::F64, &Cpu).unwrap();
+            let values =
+                seed::normal(&mut rng, variable.dims(), 0.5, DType::F64, &Cpu).unwrap();
             variable.set(&values).unwrap();
         }
         let loss = || {
@@ -34,7 +35,8 @@ fn gradients_equal_finite_differences_with_padding() {
             Ok(scores.log_probs.sum_all()?)
         };
         let gradients = gradients::of(&loss().unwrap(), decoder.variables()).unwrap();
-        let differences = gradients::finite_differences(decoder.variables(), 1e-5, loss).unwrap();
+        let differences =
+            gradients::finite_differences(decoder.variables(), 1e-5, loss).unwrap();
         for (name, variable) in decoder.variables() {
             let gradient = numbers(gradients.get(variable).unwrap());
             let error = worst(&gradient, &differences[name]);
@@ -109,7 +111,8 @@ fn what_is_written_is_read_back() {
 fn shards_give_the_same_model() {
     let whole = read("qwen3", DType::F32);
     let folder = tempfile::tempdir().unwrap();
-    std::fs::copy(path("qwen3").join("config.json"), folder.path().join("config.json")).unwrap();
+    std::fs::copy(path("qwen3").join("config.json"), folder.path().join("config.json"))
+        .unwrap();
     let mut map = serde_json::Map::new();
     let mut shards = [Vec::new(), Vec::new()];
     for (index, (name, variable)) in whole.variables().iter().enumerate() {
@@ -129,7 +132,8 @@ fn shards_give_the_same_model() {
     for (name, variable) in whole.variables() {
         assert_eq!(numbers(variable), numbers(&sharded.variables()[name]), "{name}");
     }
-    let refusal = || format!("{:#}", folder::read(folder.path(), DType::F32, &Cpu).err().unwrap());
+    let refusal =
+        || format!("{:#}", folder::read(folder.path(), DType::F32, &Cpu).err().unwrap());
     map.insert("model.norm.weight".into(), json!("../part-0.safetensors"));
     write(&map);
     assert!(refusal().contains("it must be in a file of this folder"), "{}", refusal());
@@ -138,30 +142,45 @@ fn shards_give_the_same_model() {
     assert!(refusal().contains("cannot read") && refusal().contains("part-7.safetensors"));
     map.remove("model.norm.weight");
     write(&map);
-    assert!(refusal().contains("1 tensors are missing, the first is model.norm.weight [64]"));
+    assert!(
+        refusal().contains("1 tensors are missing, the first is model.norm.weight [64]")
+    );
 }
 
 #[test]
 fn a_wrong_file_is_refused_with_its_name_the_tensor_and_both_shapes() {
     let folder = tempfile::tempdir().unwrap();
-    let refusal = || format!("{:#}", folder::read(folder.path(), DType::F32, &Cpu).err().unwrap());
+    let refusal =
+        || format!("{:#}", folder::read(folder.path(), DType::F32, &Cpu).err().unwrap());
     assert!(refusal().contains("cannot read") && refusal().contains("config.json"));
     let config = std::fs::read_to_string(path("llama").join("config.json")).unwrap();
     std::fs::write(folder.path().join("config.json"), &config).unwrap();
-    assert!(refusal().contains("neither model.safetensors nor model.safetensors.index.json"));
+    assert!(
+        refusal().contains("neither model.safetensors nor model.safetensors.index.json")
+    );
     let weights = folder.path().join("model.safetensors");
     let bytes = std::fs::read(path("llama").join("model.safetensors")).unwrap();
     std::fs::write(&weights, &bytes[..bytes.len() / 2]).unwrap();
-    assert!(refusal().contains("model.safetensors: not a safetensors file"), "{}", refusal());
+    assert!(
+        refusal().contains("model.safetensors: not a safetensors file"),
+        "{}",
+        refusal()
+    );
     std::fs::write(&weights, &bytes).unwrap();
     let narrow = config.replace("\"intermediate_size\": 128", "\"intermediate_size\": 96");
     std::fs::write(folder.path().join("config.json"), narrow).unwrap();
     let error = refusal();
     assert!(error.contains("model.safetensors"), "{error}");
-    assert!(error.contains("mlp") && error.contains("by config.json it must be"), "{error}");
+    assert!(
+        error.contains("mlp") && error.contains("by config.json it must be"),
+        "{error}"
+    );
     assert!(error.contains("128") && error.contains("96"), "{error}");
-    std::fs::write(folder.path().join("config.json"), config.replace("llama", "qwen2")).unwrap();
-    assert!(refusal().contains("tensors are missing") && refusal().contains("k_proj.bias [32]"));
+    std::fs::write(folder.path().join("config.json"), config.replace("llama", "qwen2"))
+        .unwrap();
+    assert!(
+        refusal().contains("tensors are missing") && refusal().contains("k_proj.bias [32]")
+    );
 }
 
 #[test]
@@ -203,7 +222,9 @@ fn wrong_tokens_are_refused() {
     assert_eq!(says, "13 tokens do not fit the context of 12");
     let says = refusal(Tensor::zeros((1, 2), DType::F32, &Cpu).unwrap());
     assert!(says.contains("it must be U32"), "{says}");
-    assert!(refusal(Tensor::zeros(2, DType::U32, &Cpu).unwrap()).contains("must be (B, T)"));
+    assert!(
+        refusal(Tensor::zeros(2, DType::U32, &Cpu).unwrap()).contains("must be (B, T)")
+    );
     let mask = Tensor::ones((1, 3), DType::U8, &Cpu).unwrap();
     let tokens = Tensor::zeros((1, 2), DType::U32, &Cpu).unwrap();
     let error = decoder.masked_logits(&tokens, Some(&mask)).unwrap_err().to_string();

@@ -15,7 +15,12 @@ use grpo::{
     seed,
 };
 
-fn settings(group_size: usize, max_tokens: usize, sampler: Sampler, stop: &[u32]) -> Settings {
+fn settings(
+    group_size: usize,
+    max_tokens: usize,
+    sampler: Sampler,
+    stop: &[u32],
+) -> Settings {
     Settings { group_size, max_tokens, sampler, stop: stop.to_vec(), pad: 0 }
 }
 
@@ -33,7 +38,8 @@ fn greedy_continuations_equal_transformers_in_one_padded_batch() {
     for model in MODELS {
         let oracle = oracle(model);
         let cases = oracle["greedy"].as_array().unwrap();
-        let prompts: Vec<Vec<u32>> = cases.iter().map(|case| ids(&case["prompt"])).collect();
+        let prompts: Vec<Vec<u32>> =
+            cases.iter().map(|case| ids(&case["prompt"])).collect();
         let length = cases.iter().map(|case| ids(&case["new"]).len()).max().unwrap();
         let decoder = read(model, DType::F32);
         let stop = decoder.config().eos.clone();
@@ -60,12 +66,14 @@ fn the_scorer_reproduces_every_log_prob_at_the_same_temperature_only() {
                 // A tenth of the vocabulary stops: rows end at many lengths.
                 let stop: Vec<u32> = (0..300).step_by(10).collect();
                 let settings = settings(6, 12, sampler, &stop);
-                let sampled = generate(&decoder, &prompts(), &settings, streams(1)).unwrap();
+                let sampled =
+                    generate(&decoder, &prompts(), &settings, streams(1)).unwrap();
                 let error = |temperature: f64| {
                     let mask = sampled.prompt_mask.as_ref();
                     let scores =
                         decoder.score(&sampled.prompts, mask, &sampled.tokens, temperature);
-                    let kept = mask::keep(&scores.unwrap().log_probs, &sampled.mask).unwrap();
+                    let kept =
+                        mask::keep(&scores.unwrap().log_probs, &sampled.mask).unwrap();
                     worst(&numbers(&kept), &numbers(&sampled.log_probs))
                 };
                 assert!(error(0.7) < tolerance, "{model} {dtype:?}: {}", error(0.7));
@@ -85,7 +93,8 @@ fn half_precision_weights_sample_and_train() {
         assert_eq!(sampled.log_probs.dtype(), DType::F32);
         let score = |decoder: &Decoder| {
             let mask = sampled.prompt_mask.as_ref();
-            let scores = decoder.score(&sampled.prompts, mask, &sampled.tokens, 1.0).unwrap();
+            let scores =
+                decoder.score(&sampled.prompts, mask, &sampled.tokens, 1.0).unwrap();
             assert_eq!(scores.log_probs.dtype(), DType::F32);
             mask::keep(&scores.log_probs, &sampled.mask).unwrap()
         };
@@ -94,7 +103,8 @@ fn half_precision_weights_sample_and_train() {
         assert!(error < 0.05, "{model} the scorer: {error}");
         let error = worst(&numbers(&scores), &numbers(&score(&single)));
         assert!(error < 0.05, "{model} single precision: {error}");
-        let gradients = gradients::of(&scores.mean_all().unwrap(), half.variables()).unwrap();
+        let gradients =
+            gradients::of(&scores.mean_all().unwrap(), half.variables()).unwrap();
         assert!(gradients::norm(&gradients, half.variables()).unwrap().is_finite());
     }
 }
@@ -116,7 +126,10 @@ fn a_completion_does_not_depend_on_its_neighbours() {
         let other = generate(&decoder, &prompts(), &settings, other_step).unwrap();
         assert_ne!(other.ids().unwrap(), together);
         for group in together.chunks(4) {
-            assert!(group.iter().any(|row| *row != group[0]), "a group of equal completions");
+            assert!(
+                group.iter().any(|row| *row != group[0]),
+                "a group of equal completions"
+            );
         }
     }
 }
@@ -132,7 +145,9 @@ fn stopping_only_cuts() {
     let (whole, cut) = (run(&[]), run(&stop));
     assert!(whole.truncated.iter().all(|cut| *cut));
     let mut lengths = std::collections::BTreeSet::new();
-    for (row, (whole, got)) in whole.ids().unwrap().iter().zip(cut.ids().unwrap()).enumerate() {
+    for (row, (whole, got)) in
+        whole.ids().unwrap().iter().zip(cut.ids().unwrap()).enumerate()
+    {
         let end = whole.iter().position(|id| stop.contains(id));
         assert_eq!(got, whole[..end.map_or(16, |end| end + 1)], "row {row}");
         assert_eq!(cut.truncated[row], end.is_none());
@@ -150,7 +165,8 @@ fn stopping_only_cuts() {
 
 #[test]
 fn tokens_come_as_often_as_their_probability_says() {
-    let decoder = Decoder::new(&tiny("llama"), &mut seed::rng(0), DType::F64, &Cpu).unwrap();
+    let decoder =
+        Decoder::new(&tiny("llama"), &mut seed::rng(0), DType::F64, &Cpu).unwrap();
     for variable in decoder.variables().values() {
         variable.set(&(variable.as_tensor() * 3.0).unwrap()).unwrap();
     }
@@ -164,7 +180,10 @@ fn tokens_come_as_often_as_their_probability_says() {
     for (id, p) in grpo::log_prob::probabilities(&last).unwrap().into_iter().enumerate() {
         let error = (counts[id] / group as f64 - p).abs();
         // Four standard errors.
-        assert!(error < 4.0 * (p * (1.0 - p) / group as f64).sqrt(), "{id}: {p}, off {error}");
+        assert!(
+            error < 4.0 * (p * (1.0 - p) / group as f64).sqrt(),
+            "{id}: {p}, off {error}"
+        );
     }
 }
 
@@ -183,14 +202,16 @@ fn sampling_follows_an_update() {
 
 #[test]
 fn the_sampler_keeps_what_it_says() {
-    let logits: Vec<f64> = [0.4, 0.1, 0.3, 0.05, 0.15].iter().map(|p: &f64| p.ln()).collect();
+    let logits: Vec<f64> =
+        [0.4, 0.1, 0.3, 0.05, 0.15].iter().map(|p: &f64| p.ln()).collect();
     let drawn = |sampler: Sampler| {
         let mut rng = seed::rng(1);
         let mut counts = [0u32; 5];
         for _ in 0..4000 {
             let (id, log_prob) = sampler.draw(&logits, &mut rng).unwrap();
             // Of the whole distribution, whatever was cut.
-            let own: Vec<f64> = logits.iter().map(|l| (l / sampler.temperature).exp()).collect();
+            let own: Vec<f64> =
+                logits.iter().map(|l| (l / sampler.temperature).exp()).collect();
             let expected = (own[id as usize] / own.iter().sum::<f64>()).ln();
             assert!((log_prob - expected).abs() < 1e-12);
             counts[id as usize] += 1;
@@ -204,9 +225,18 @@ fn the_sampler_keeps_what_it_says() {
     assert_eq!(kept(Sampler { top_k: Some(3), ..all }), [true, false, true, false, true]);
     assert_eq!(kept(Sampler { top_k: Some(9), ..all }), [true; 5]);
     // .4 + .3 = .7 reaches .65 and does not reach .75.
-    assert_eq!(kept(Sampler { top_p: Some(0.65), ..all }), [true, false, true, false, false]);
-    assert_eq!(kept(Sampler { top_p: Some(0.75), ..all }), [true, false, true, false, true]);
-    assert_eq!(kept(Sampler { top_p: Some(0.01), ..all }), [true, false, false, false, false]);
+    assert_eq!(
+        kept(Sampler { top_p: Some(0.65), ..all }),
+        [true, false, true, false, false]
+    );
+    assert_eq!(
+        kept(Sampler { top_p: Some(0.75), ..all }),
+        [true, false, true, false, true]
+    );
+    assert_eq!(
+        kept(Sampler { top_p: Some(0.01), ..all }),
+        [true, false, false, false, false]
+    );
     // Of the two kept by k, the first alone has .57 of their probability.
     let both = Sampler { top_k: Some(2), top_p: Some(0.5), ..all };
     assert_eq!(kept(both), [true, false, false, false, false]);
@@ -216,7 +246,10 @@ fn the_sampler_keeps_what_it_says() {
     for (sampler, says) in [
         (Sampler::at(0.0), "temperature is 0; it must be above 0"),
         (Sampler { top_k: Some(0), ..all }, "top_k is 0; it must be at least 1"),
-        (Sampler { top_p: Some(1.5), ..all }, "top_p is 1.5; it must be above 0 and at most 1"),
+        (
+            Sampler { top_p: Some(1.5), ..all },
+            "top_p is 1.5; it must be above 0 and at most 1",
+        ),
     ] {
         assert_eq!(sampler.draw(&logits, &mut rng).unwrap_err().to_string(), says);
     }
@@ -227,20 +260,30 @@ fn the_sampler_keeps_what_it_says() {
 
 #[test]
 fn what_cannot_be_generated_is_refused() {
-    let decoder = Decoder::new(&tiny("qwen2"), &mut seed::rng(0), DType::F32, &Cpu).unwrap();
+    let decoder =
+        Decoder::new(&tiny("qwen2"), &mut seed::rng(0), DType::F32, &Cpu).unwrap();
     let good = settings(2, 4, Sampler::at(1.0), &[0]);
     let refusal = |prompts: &[Vec<u32>], settings: &Settings| {
         format!("{:#}", generate(&decoder, prompts, settings, streams(0)).unwrap_err())
     };
     let one = [vec![1, 2]];
     for (settings, says) in [
-        (Settings { group_size: 0, ..good.clone() }, "group_size is 0; it must be at least 1"),
-        (Settings { max_tokens: 0, ..good.clone() }, "max_tokens is 0; it must be at least 1"),
+        (
+            Settings { group_size: 0, ..good.clone() },
+            "group_size is 0; it must be at least 1",
+        ),
+        (
+            Settings { max_tokens: 0, ..good.clone() },
+            "max_tokens is 0; it must be at least 1",
+        ),
         (
             Settings { max_tokens: 11, ..good.clone() },
             "a prompt of 2 tokens and 11 new ones do not fit the context of 12",
         ),
-        (Settings { pad: 7, ..good.clone() }, "pad is the token 7; the vocabulary has 0 to 6"),
+        (
+            Settings { pad: 7, ..good.clone() },
+            "pad is the token 7; the vocabulary has 0 to 6",
+        ),
         (
             Settings { stop: vec![9], ..good.clone() },
             "stop is the token 9; the vocabulary has 0 to 6",

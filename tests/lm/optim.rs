@@ -41,15 +41,24 @@ fn equal_to_candle_in_every_bit() {
             step(&ours, &mut optimizer, i);
             step(&candles, &mut reference, i);
             step(&unnamed, &mut nameless, i);
-            assert_eq!(bits(ours.variables()), bits(candles.variables()), "{model} step {i}");
-            assert_eq!(bits(ours.variables()), bits(unnamed.variables()), "{model} step {i}");
+            assert_eq!(
+                bits(ours.variables()),
+                bits(candles.variables()),
+                "{model} step {i}"
+            );
+            assert_eq!(
+                bits(ours.variables()),
+                bits(unnamed.variables()),
+                "{model} step {i}"
+            );
         }
     }
 }
 
 #[test]
 fn a_restored_state_goes_on_in_the_same_bits_and_a_fresh_one_does_not() {
-    let fresh = || Decoder::new(&tiny("qwen2"), &mut seed::rng(3), DType::F32, &Cpu).unwrap();
+    let fresh =
+        || Decoder::new(&tiny("qwen2"), &mut seed::rng(3), DType::F32, &Cpu).unwrap();
     let whole = fresh();
     let mut optimizer = AdamW::new(whole.variables(), settings()).unwrap();
     (0..3).for_each(|i| step(&whole, &mut optimizer, i));
@@ -68,7 +77,8 @@ fn a_restored_state_goes_on_in_the_same_bits_and_a_fresh_one_does_not() {
 
 #[test]
 fn a_foreign_state_is_refused() {
-    let decoder = Decoder::new(&tiny("llama"), &mut seed::rng(3), DType::F32, &Cpu).unwrap();
+    let decoder =
+        Decoder::new(&tiny("llama"), &mut seed::rng(3), DType::F32, &Cpu).unwrap();
     let mut optimizer = AdamW::new(decoder.variables(), settings()).unwrap();
     let good = optimizer.state();
     let mut refusal = |change: &dyn Fn(&mut std::collections::BTreeMap<String, Tensor>)| {
@@ -86,7 +96,10 @@ fn a_foreign_state_is_refused() {
     assert_eq!(says, "m.other belongs to no variable");
     assert_eq!(optimizer.steps(), 0);
     for (settings, says) in [
-        (ParamsAdamW { beta1: 1.0, ..settings() }, "beta1 is 1; it must be from 0 to below 1"),
+        (
+            ParamsAdamW { beta1: 1.0, ..settings() },
+            "beta1 is 1; it must be from 0 to below 1",
+        ),
         (ParamsAdamW { lr: f64::NAN, ..settings() }, "lr is NaN; it must be at least 0"),
         (ParamsAdamW { eps: 0.0, ..settings() }, "eps is 0; it must be above 0"),
     ] {

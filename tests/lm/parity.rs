@@ -29,7 +29,11 @@ fn logits_log_probs_and_entropies() {
                     ),
                     (
                         "log-probs",
-                        numbers(&log_prob::completion(&logits, &tokens, 1, 1.0).unwrap().log_probs),
+                        numbers(
+                            &log_prob::completion(&logits, &tokens, 1, 1.0)
+                                .unwrap()
+                                .log_probs,
+                        ),
                         floats(&case["token_logps"]),
                     ),
                 ];
@@ -56,15 +60,21 @@ fn padded_batches_on_either_side() {
                 let padded = &oracle["padded"][side];
                 let (tokens, mask) = (rows(&padded["ids"]), rows(&padded["mask"]));
                 // Without a mask rows padded on the right are as good.
-                let masks =
-                    if side == "right" { vec![Some(&mask), None] } else { vec![Some(&mask)] };
+                let masks = if side == "right" {
+                    vec![Some(&mask), None]
+                } else {
+                    vec![Some(&mask)]
+                };
                 for given in masks {
                     let logits = decoder.masked_logits(&tokens, given).unwrap();
                     let scores = log_prob::completion(&logits, &tokens, 1, 1.0).unwrap();
-                    for (row, case) in oracle["forward"].as_array().unwrap().iter().enumerate() {
+                    for (row, case) in
+                        oracle["forward"].as_array().unwrap().iter().enumerate()
+                    {
                         let expected = floats(&case["token_logps"]);
                         let all = numbers(&scores.log_probs.get(row).unwrap());
-                        let first = if side == "left" { all.len() - expected.len() } else { 0 };
+                        let first =
+                            if side == "left" { all.len() - expected.len() } else { 0 };
                         let error = worst(&all[first..first + expected.len()], &expected);
                         println!("{model} {dtype:?} {side}: {error:.2e}");
                         assert!(error < tolerance, "{model} {dtype:?} {side}: {error}");
@@ -85,7 +95,8 @@ fn greedy_continuations_without_a_cache() {
             let prompt = tokens.len();
             for _ in 0..expected.len() {
                 let logits = decoder.logits(&row(&tokens)).unwrap();
-                let best = logits.argmax(D::Minus1).unwrap().get(0).unwrap().to_vec1::<u32>();
+                let best =
+                    logits.argmax(D::Minus1).unwrap().get(0).unwrap().to_vec1::<u32>();
                 tokens.push(*best.unwrap().last().unwrap());
             }
             assert_eq!(tokens[prompt..], expected, "{model}");
@@ -109,7 +120,10 @@ fn gradients_and_one_clipped_step() {
             let close = |what: &str, got: f64, expected: f64| {
                 // The norms of gradients reach 29: the tolerance is relative above 1.
                 let error = (got - expected).abs() / expected.abs().max(1.0);
-                assert!(error < tolerance, "{model} {dtype:?} {what}: {got} and {expected}");
+                assert!(
+                    error < tolerance,
+                    "{model} {dtype:?} {what}: {got} and {expected}"
+                );
             };
             let before = loss();
             close("loss", numbers(&before)[0], expected["loss"].as_f64().unwrap());
@@ -133,11 +147,17 @@ fn gradients_and_one_clipped_step() {
                     close(name, *got, first);
                 }
             }
-            let norm = gradients::clip_norm(&mut gradients, decoder.variables(), 1.0).unwrap();
+            let norm =
+                gradients::clip_norm(&mut gradients, decoder.variables(), 1.0).unwrap();
             close("total norm", norm, expected["total_norm"].as_f64().unwrap());
-            let mut optimizer = AdamW::new(decoder.variables(), ParamsAdamW::default()).unwrap();
+            let mut optimizer =
+                AdamW::new(decoder.variables(), ParamsAdamW::default()).unwrap();
             optimizer.step(&gradients).unwrap();
-            close("after", numbers(&loss())[0], expected["loss_after_one_step"].as_f64().unwrap());
+            close(
+                "after",
+                numbers(&loss())[0],
+                expected["loss_after_one_step"].as_f64().unwrap(),
+            );
         }
     }
 }

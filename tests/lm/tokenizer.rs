@@ -37,9 +37,11 @@ fn a_rendered_conversation_and_its_ids() {
 #[test]
 fn templates_of_published_models_run() {
     let folder = tempfile::tempdir().unwrap();
-    let copy = |name: &str| std::fs::copy(path("qwen2").join(name), folder.path().join(name));
+    let copy =
+        |name: &str| std::fs::copy(path("qwen2").join(name), folder.path().join(name));
     copy("tokenizer.json").unwrap();
-    let bos = r#"{"bos_token": {"content": "<s>"}, "eos_token": "</s>", "pad_token": null}"#;
+    let bos =
+        r#"{"bos_token": {"content": "<s>"}, "eos_token": "</s>", "pad_token": null}"#;
     std::fs::write(folder.path().join("tokenizer_config.json"), bos).unwrap();
     let messages = [Message::new("user", " a</think>b "), Message::new("assistant", "c")];
     let chat = |template: &str| {

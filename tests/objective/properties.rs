@@ -25,7 +25,8 @@ impl World {
     fn new(lengths: &[usize], width: usize, seed: u64) -> Self {
         let mut rng = seed::rng(seed);
         let shape = (lengths.len(), width);
-        let mut normal = |std: f64| seed::normal(&mut rng, shape, std, DType::F64, &Cpu).unwrap();
+        let mut normal =
+            |std: f64| seed::normal(&mut rng, shape, std, DType::F64, &Cpu).unwrap();
         let old_log_probs = (normal(0.5) - 2.0).unwrap();
         Self {
             log_probs: (&old_log_probs + normal(0.3)).unwrap(),
@@ -184,7 +185,9 @@ fn every_objective_agrees_with_finite_differences() {
             for corrected in [false, true] {
                 let kl = Kl { coef: 0.3, estimator, corrected };
                 let objective = Objective { kl, ..recipe.objective };
-                agree_with_finite_differences(&variables, || world.loss(&objective, &tensor));
+                agree_with_finite_differences(&variables, || {
+                    world.loss(&objective, &tensor)
+                });
             }
         }
     }
@@ -231,7 +234,8 @@ fn by_hand(world: &World, objective: &Objective) -> f64 {
                     -w.powf(k) * (lambda * (1.0 - w)).exp() * a * new[i][t]
                 }
             };
-            if objective.off_policy_threshold.is_some_and(|limit| a < 0.0 && -mean > limit) {
+            if objective.off_policy_threshold.is_some_and(|limit| a < 0.0 && -mean > limit)
+            {
                 loss = 0.0;
             }
             let d = reference[i][t] - new[i][t];
@@ -250,7 +254,8 @@ fn by_hand(world: &World, objective: &Objective) -> f64 {
     let total: f64 = sums.iter().sum();
     match objective.aggregation {
         Aggregation::SequenceMean => {
-            sums.iter().zip(&lengths).map(|(s, &n)| s / n.max(1) as f64).sum::<f64>() / sequences
+            sums.iter().zip(&lengths).map(|(s, &n)| s / n.max(1) as f64).sum::<f64>()
+                / sequences
         }
         Aggregation::TokenMean | Aggregation::GlobalTokens => total / tokens,
         Aggregation::ConstantLength(length) => total / (sequences * length as f64),
@@ -261,7 +266,8 @@ fn by_hand(world: &World, objective: &Objective) -> f64 {
 #[test]
 fn every_combination_equals_plain_loops() {
     let mut world = World::new(&[5, 1, 3, 4, 2], 5, 7);
-    world.mask = mask::without_truncated(&world.mask, &[false, false, true, false, false]).unwrap();
+    world.mask =
+        mask::without_truncated(&world.mask, &[false, false, true, false, false]).unwrap();
     let clip = |low, high, bound| Term::Clip { low, high, bound };
     let named = |name| recipe(name, 5).unwrap().objective.term;
     let terms = [
@@ -285,11 +291,20 @@ fn every_combination_equals_plain_loops() {
                         [(0.0, None), (0.3, None), (0.3, Some(0.05)), (0.0, Some(-0.05))]
                     {
                         let kl = Kl { coef, estimator, corrected };
-                        let objective =
-                            Objective { ratio, term, aggregation, kl, off_policy_threshold };
-                        let ours = numbers(&world.loss(&objective, &world.log_probs).unwrap())[0];
+                        let objective = Objective {
+                            ratio,
+                            term,
+                            aggregation,
+                            kl,
+                            off_policy_threshold,
+                        };
+                        let ours =
+                            numbers(&world.loss(&objective, &world.log_probs).unwrap())[0];
                         let theirs = by_hand(&world, &objective);
-                        assert!((ours - theirs).abs() < 1e-12, "{objective:?}: {ours} {theirs}");
+                        assert!(
+                            (ours - theirs).abs() < 1e-12,
+                            "{objective:?}: {ours} {theirs}"
+                        );
                         count += 1;
                     }
                 }

@@ -19,7 +19,8 @@ const STEPS: Steps = Steps { epochs: 2, max_norm: 1.0 };
 
 fn adamw(policy: &Table, lr: f64) -> AdamW {
     let variables = policy.variables().values().cloned().collect();
-    AdamW::new(variables, ParamsAdamW { lr, weight_decay: 0.0, ..Default::default() }).unwrap()
+    AdamW::new(variables, ParamsAdamW { lr, weight_decay: 0.0, ..Default::default() })
+        .unwrap()
 }
 
 /// A table policy scores one-token completions of prompts that are states.
@@ -30,8 +31,13 @@ fn score(policy: &Table, rollout: &Rollout) -> Result<Scores> {
 }
 
 /// Two prompts, G completions each, rewarded where the token equals the prompt.
-fn roll(policy: &Table, group_size: usize, rng: &mut rand::rngs::StdRng) -> Result<Rollout> {
-    let prompts: Vec<u32> = [0u32, 1].into_iter().flat_map(|p| vec![p; group_size]).collect();
+fn roll(
+    policy: &Table,
+    group_size: usize,
+    rng: &mut rand::rngs::StdRng,
+) -> Result<Rollout> {
+    let prompts: Vec<u32> =
+        [0u32, 1].into_iter().flat_map(|p| vec![p; group_size]).collect();
     let rows = prompts.len();
     let prompts = Tensor::from_vec(prompts, (rows, 1), &Cpu)?;
     let logits = policy.logits(&prompts.squeeze(1)?)?;
@@ -61,7 +67,10 @@ fn a_policy_learns() {
             STEPS,
         );
         let steps = steps.unwrap();
-        assert!((steps[0].metrics.ratio_mean - 1.0).abs() < 1e-6, "fresh samples have ratio 1");
+        assert!(
+            (steps[0].metrics.ratio_mean - 1.0).abs() < 1e-6,
+            "fresh samples have ratio 1"
+        );
         first.get_or_insert(steps[0]);
     }
     let first = first.unwrap().metrics;
@@ -92,13 +101,16 @@ fn the_first_bad_quantity_is_named() {
     let objective = recipe("grpo", 1).unwrap().objective;
     let mut refused = |rollout: &Rollout, objective: &Objective| {
         let scores = |rollout: &Rollout| score(&policy, rollout);
-        let steps = update(scores, policy.variables(), &mut optimizer, rollout, objective, STEPS);
+        let steps =
+            update(scores, policy.variables(), &mut optimizer, rollout, objective, STEPS);
         format!("{:#}", steps.unwrap_err())
     };
     let error = refused(&rollout, &objective);
     assert!(error.contains("kl_coef is 0.04, so the batch needs ref_log_probs"), "{error}");
-    let column = |numbers: [f64; 4]| Tensor::new(&numbers, &Cpu).unwrap().unsqueeze(1).unwrap();
-    let spoilt = rollout.clone().with_reference(&column([0.0, 0.0, f64::NAN, 0.0])).unwrap();
+    let column =
+        |numbers: [f64; 4]| Tensor::new(&numbers, &Cpu).unwrap().unsqueeze(1).unwrap();
+    let spoilt =
+        rollout.clone().with_reference(&column([0.0, 0.0, f64::NAN, 0.0])).unwrap();
     let error = refused(&spoilt, &objective);
     assert!(
         error.contains("epoch 0") && error.contains("ref_log_probs is NaN in row 2"),
@@ -114,9 +126,11 @@ fn the_first_bad_quantity_is_named() {
     let wild = Rollout { advantages, ..rollout.clone() };
     assert!(refused(&wild, &objective).contains("advantages is inf in row 1"));
     let constant = |_: &Rollout| Ok(rollout.old_log_probs.clone().into());
-    let blind = update(constant, policy.variables(), &mut optimizer, &rollout, &objective, STEPS);
+    let blind =
+        update(constant, policy.variables(), &mut optimizer, &rollout, &objective, STEPS);
     assert!(
-        format!("{:#}", blind.unwrap_err()).contains("1 of 1 variables got no gradient: logits")
+        format!("{:#}", blind.unwrap_err())
+            .contains("1 of 1 variables got no gradient: logits")
     );
 }
 
@@ -126,10 +140,16 @@ fn bad_rewards_are_named() {
         group_relative(rewards, group_size, scale).unwrap_err().to_string()
     };
     let error = refused(&[1.0, 0.0, 1.0], 2, Scale::None);
-    assert_eq!(error, "there are 3 rewards; their number must be a multiple of group_size, 2");
+    assert_eq!(
+        error,
+        "there are 3 rewards; their number must be a multiple of group_size, 2"
+    );
     assert!(refused(&[], 2, Scale::None).contains("there are 0 rewards"));
     assert!(refused(&[1.0], 0, Scale::None).contains("group_size is 0"));
-    assert!(refused(&[1.0, 0.0], 1, Scale::Population).contains("at least 2 rewards; there is 1"));
+    assert!(
+        refused(&[1.0, 0.0], 1, Scale::Population)
+            .contains("at least 2 rewards; there is 1")
+    );
     assert!(refused(&[1.0, f64::NAN], 2, Scale::Trl).contains("reward 1 is NaN"));
     assert!(refused(&[f64::INFINITY, 1.0], 2, Scale::Trl).contains("reward 0 is inf"));
     assert!(advantage::clip(&[1.0], 0.0).unwrap_err().to_string().contains("limit is 0"));
@@ -137,10 +157,13 @@ fn bad_rewards_are_named() {
 
 #[test]
 fn bad_rollouts_are_named() {
-    let ids = |rows: usize, width: usize| Tensor::zeros((rows, width), DType::U32, &Cpu).unwrap();
-    let zeros = |rows: usize, width: usize| Tensor::zeros((rows, width), DType::F64, &Cpu).unwrap();
-    let full =
-        |rows: usize, width: usize| mask::of_lengths(&vec![width; rows], width, &Cpu).unwrap();
+    let ids =
+        |rows: usize, width: usize| Tensor::zeros((rows, width), DType::U32, &Cpu).unwrap();
+    let zeros =
+        |rows: usize, width: usize| Tensor::zeros((rows, width), DType::F64, &Cpu).unwrap();
+    let full = |rows: usize, width: usize| {
+        mask::of_lengths(&vec![width; rows], width, &Cpu).unwrap()
+    };
     let refused = |prompts: Tensor, mask: Tensor, old: Tensor, rewards: Vec<f64>| {
         let rollout = Rollout::new(prompts, ids(2, 3), mask, old, rewards, 2, Scale::Trl);
         rollout.unwrap_err().to_string()
@@ -167,7 +190,8 @@ fn bad_rollouts_are_named() {
 #[test]
 fn bad_settings_and_batches_are_named() {
     let grpo = recipe("dapo", 2).unwrap().objective;
-    let clip = |low, high, bound| Objective { term: Term::Clip { low, high, bound }, ..grpo };
+    let clip =
+        |low, high, bound| Objective { term: Term::Clip { low, high, bound }, ..grpo };
     let term = |term| Objective { term, ..grpo };
     let bad = [
         (clip(1.0, 0.2, None), "clip_eps low is 1; it must be in [0, 1)"),
@@ -180,7 +204,10 @@ fn bad_settings_and_batches_are_named() {
         (term(Term::Vespo { positive: (2.0, -3.0), negative: (3.0, 2.0) }), "λ is -3"),
         (Objective { kl: Kl::new(-0.1), ..grpo }, "kl_coef is -0.1; it must be at least 0"),
         (Objective { aggregation: Aggregation::ConstantLength(0), ..grpo }, "length is 0"),
-        (Objective { off_policy_threshold: Some(f64::NAN), ..grpo }, "off_policy_threshold"),
+        (
+            Objective { off_policy_threshold: Some(f64::NAN), ..grpo },
+            "off_policy_threshold",
+        ),
     ];
     let log_probs = Tensor::zeros((2, 2), DType::F64, &Cpu).unwrap();
     let advantages = Tensor::zeros(2, DType::F64, &Cpu).unwrap();

@@ -182,7 +182,8 @@ impl AdvantageCase {
 
     fn weighted_sum(&self, columns: &[Vec<f64>]) -> Vec<f64> {
         let weight = |j: usize| self.weights.get(j).copied().unwrap_or(1.0);
-        let sum = |i: usize| columns.iter().enumerate().map(|(j, c)| weight(j) * c[i]).sum();
+        let sum =
+            |i: usize| columns.iter().enumerate().map(|(j, c)| weight(j) * c[i]).sum();
         (0..self.rewards.len()).map(sum).collect()
     }
 }
@@ -215,7 +216,8 @@ fn kl_estimators_equal_enumeration() {
         let theirs = data[key].as_f64().unwrap();
         assert!((ours - theirs).abs() < 1e-8, "{key}: {ours}, enumeration {theirs}");
     };
-    let logits = Var::from_tensor(&Tensor::new(list("p"), &Cpu).unwrap().log().unwrap()).unwrap();
+    let logits =
+        Var::from_tensor(&Tensor::new(list("p"), &Cpu).unwrap().log().unwrap()).unwrap();
     let ref_logits = Tensor::new(list("q"), &Cpu).unwrap().log().unwrap();
     let log_probs = log_prob::table(&logits).unwrap();
     let ref_log_probs = log_prob::table(&ref_logits).unwrap();
@@ -227,7 +229,9 @@ fn kl_estimators_equal_enumeration() {
         let off = worst(&ours, &list(key));
         assert!(off < 1e-8, "{key}: off by {off:e}");
     };
-    for (estimator, k) in [(Estimator::K1, "k1"), (Estimator::K2, "k2"), (Estimator::K3, "k3")] {
+    for (estimator, k) in
+        [(Estimator::K1, "k1"), (Estimator::K2, "k2"), (Estimator::K3, "k3")]
+    {
         let value = estimator.policy_ref(&log_probs, &ref_log_probs).unwrap();
         assert!(worst(&numbers(&value), &list(k)) < 1e-8, "{k}");
         let mean: f64 = numbers(&(&p * &value).unwrap()).iter().sum();

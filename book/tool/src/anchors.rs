@@ -74,7 +74,8 @@ pub fn whole(text: &str, lines: Lines) -> Result<(), String> {
     if code.is_empty() {
         return Err("holds no code".into());
     }
-    let shown = (lines.first..=lines.last).filter(|line| !MARK.is_match(source[line - 1])).count();
+    let shown =
+        (lines.first..=lines.last).filter(|line| !MARK.is_match(source[line - 1])).count();
     if shown > SCREEN {
         return Err(format!("has {shown} lines; {SCREEN} fit on a screen"));
     }
@@ -133,9 +134,9 @@ fn bare(tokens: impl quote::ToTokens) -> usize {
         let line = token.span().start().line;
         let hash = matches!(&token, proc_macro2::TokenTree::Punct(p) if p.as_char() == '#');
         let documents = hash
-            && tokens
-                .peek()
-                .is_some_and(|t| t.to_string().trim_start_matches(['[', ' ']).starts_with("doc"));
+            && tokens.peek().is_some_and(|t| {
+                t.to_string().trim_start_matches(['[', ' ']).starts_with("doc")
+            });
         if !documents {
             return line;
         }
@@ -177,7 +178,11 @@ pub fn check_sources(workspace: &Workspace, problems: &mut Vec<Problem>) -> Resu
     Ok(())
 }
 
-fn check_folder(workspace: &Workspace, dir: &Path, problems: &mut Vec<Problem>) -> Result<()> {
+fn check_folder(
+    workspace: &Workspace,
+    dir: &Path,
+    problems: &mut Vec<Problem>,
+) -> Result<()> {
     let mut entries: Vec<_> = fs::read_dir(dir)?.collect::<Result<_, _>>()?;
     entries.sort_by_key(fs::DirEntry::file_name);
     for entry in entries {
@@ -216,7 +221,9 @@ fn unpaired(text: &str) -> Vec<(usize, String)> {
         }
     }
     let open = open.into_iter();
-    found.extend(open.map(|(line, name)| (line, format!("the anchor {name:?} is never ended"))));
+    found.extend(
+        open.map(|(line, name)| (line, format!("the anchor {name:?} is never ended"))),
+    );
     found
 }
 
@@ -277,8 +284,10 @@ fn b() {}
 
     #[test]
     fn more_than_a_screen_is_too_much() {
-        let text =
-            format!("// ANCHOR: a\nfn f() {{\n{}}}\n// ANCHOR_END: a\n", "    g();\n".repeat(60));
+        let text = format!(
+            "// ANCHOR: a\nfn f() {{\n{}}}\n// ANCHOR_END: a\n",
+            "    g();\n".repeat(60)
+        );
         let error = whole(&text, find(&text, "a").unwrap()).unwrap_err();
         assert!(error.contains("62 lines"), "{error}");
     }

@@ -156,13 +156,17 @@ fn recordings(workspace: &Workspace, problems: &mut Vec<Problem>) -> Result<()> 
             let file = format!("book/recorded/{}/{name}", recording.name);
             match fs::read(folder.join(name)) {
                 Ok(bytes) if content_hash(&bytes) == *hash => {}
-                Ok(_) => report(&file, format!("it is not what the chapter wrote; {advice}")),
+                Ok(_) => {
+                    report(&file, format!("it is not what the chapter wrote; {advice}"))
+                }
                 Err(_) => report(&file, format!("it is missing; {advice}")),
             }
         }
         match (&stored.manifest.fingerprint, Fingerprint::of(workspace, recording)) {
             (None, _) => report(&file, format!("it has no fingerprint; {advice}")),
-            (_, Err(error)) => report(&file, format!("its sources cannot be read: {error:#}")),
+            (_, Err(error)) => {
+                report(&file, format!("its sources cannot be read: {error:#}"))
+            }
             (Some(then), Ok(now)) => {
                 if let Some(reason) = then.difference(&now) {
                     report(&file, format!("stale: {reason}; {advice}"));

@@ -51,7 +51,11 @@ pub fn check(workspace: &Workspace, recording: &Recording, runner: Runner) -> Ve
         }
     }
     if fresh.manifest.files != stored.manifest.files {
-        report("manifest.json", None, "its files are not those that the chapter writes now".into());
+        report(
+            "manifest.json",
+            None,
+            "its files are not those that the chapter writes now".into(),
+        );
     } else {
         for message in files(&stored, &fresh) {
             report(&message.0, Some(message.1), message.2);

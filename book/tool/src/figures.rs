@@ -12,12 +12,15 @@ use std::sync::LazyLock;
 static ROOT: LazyLock<Regex> = LazyLock::new(|| pattern(r"(?s)<svg\b([^>]*)>"));
 static BEFORE_ROOT: LazyLock<Regex> = LazyLock::new(|| pattern(r"(?s)^.*?(<svg\b)"));
 static COMMENT: LazyLock<Regex> = LazyLock::new(|| pattern(r"(?s)<!--.*?-->"));
-static ATTRIBUTE: LazyLock<Regex> = LazyLock::new(|| pattern(r#"([\w:-]+)\s*=\s*"([^"]*)""#));
+static ATTRIBUTE: LazyLock<Regex> =
+    LazyLock::new(|| pattern(r#"([\w:-]+)\s*=\s*"([^"]*)""#));
 static ID: LazyLock<Regex> = LazyLock::new(|| pattern(r#"(\sid=")([^"]+)""#));
-static URL: LazyLock<Regex> = LazyLock::new(|| pattern(r#"url\(\s*['"]?#([^)'"\s]+)['"]?\s*\)"#));
+static URL: LazyLock<Regex> =
+    LazyLock::new(|| pattern(r#"url\(\s*['"]?#([^)'"\s]+)['"]?\s*\)"#));
 static HREF: LazyLock<Regex> = LazyLock::new(|| pattern(r##"(href=")#([^"]+)""##));
-static NAMED: LazyLock<Regex> =
-    LazyLock::new(|| pattern(r"(?s)<svg\b[^>]*>\s*<title\b[^>]*>(.*?)</title>\s*<desc\b[^>]*>"));
+static NAMED: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(r"(?s)<svg\b[^>]*>\s*<title\b[^>]*>(.*?)</title>\s*<desc\b[^>]*>")
+});
 
 fn pattern(text: &str) -> Regex {
     // The patterns are constants and the tests compile each of them.
@@ -49,13 +52,16 @@ pub fn inline(svg: &str, prefix: &str) -> Result<String, String> {
         }
     }
     let from_box = view_box.as_deref().and_then(|v| {
-        let numbers: Vec<f64> = v.split([' ', ',']).filter_map(|n| n.parse().ok()).collect();
+        let numbers: Vec<f64> =
+            v.split([' ', ',']).filter_map(|n| n.parse().ok()).collect();
         (numbers.len() == 4).then(|| (numbers[2], numbers[3]))
     });
     let (Some(width), Some(height)) =
         (from_box.map(|b| b.0).or(size.0), from_box.map(|b| b.1).or(size.1))
     else {
-        return Err("its <svg> has neither a viewBox nor a width and height in pixels".into());
+        return Err(
+            "its <svg> has neither a viewBox nor a width and height in pixels".into()
+        );
     };
     let view_box = view_box.unwrap_or_else(|| format!("0 0 {width} {height}"));
     // The size in a variable: the style sheet decides how far a figure may shrink before it scrolls.
@@ -63,9 +69,11 @@ pub fn inline(svg: &str, prefix: &str) -> Result<String, String> {
         r#"<svg class="plot" xmlns="http://www.w3.org/2000/svg" viewBox="{view_box}" role="img" aria-labelledby="{prefix}-title {prefix}-desc" style="--width: {width}px">"#
     );
     let body = &svg[root.get(0).map_or(0, |m| m.end())..];
-    let body = ID.replace_all(body, |c: &Captures| format!("{}{prefix}-{}\"", &c[1], &c[2]));
+    let body =
+        ID.replace_all(body, |c: &Captures| format!("{}{prefix}-{}\"", &c[1], &c[2]));
     let body = URL.replace_all(&body, |c: &Captures| format!("url(#{prefix}-{})", &c[1]));
-    let body = HREF.replace_all(&body, |c: &Captures| format!("{}#{prefix}-{}\"", &c[1], &c[2]));
+    let body =
+        HREF.replace_all(&body, |c: &Captures| format!("{}#{prefix}-{}\"", &c[1], &c[2]));
     let body = name(&body, "title", prefix);
     let body = name(&body, "desc", prefix);
     Ok(format!("{opening}{body}").replace(['\n', '\r'], " "))

@@ -46,7 +46,10 @@ impl Fingerprint {
     /// Why a recording with this fingerprint is stale, or nothing.
     pub fn difference(&self, now: &Self) -> Option<String> {
         if self.args != now.args {
-            return Some(format!("its arguments were {:?} and are now {:?}", self.args, now.args));
+            return Some(format!(
+                "its arguments were {:?} and are now {:?}",
+                self.args, now.args
+            ));
         }
         let mut reasons = Vec::new();
         for (file, hash) in &now.sources {
@@ -107,7 +110,9 @@ fn sources(workspace: &Workspace, bin: &str) -> Result<BTreeMap<String, String>>
 fn rust_files(workspace: &Workspace, folder: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     let dir = workspace.root().join(folder);
-    for entry in fs::read_dir(&dir).with_context(|| format!("cannot list {}", dir.display()))? {
+    for entry in
+        fs::read_dir(&dir).with_context(|| format!("cannot list {}", dir.display()))?
+    {
         let entry = entry?;
         let name = entry.file_name().to_string_lossy().into_owned();
         let file = folder.join(&name);

@@ -115,8 +115,8 @@ impl Page {
                 vec![]
             }
             "link" => vec!["href"],
-            "script" | "iframe" | "img" | "audio" | "video" | "source" | "embed" | "track"
-            | "input" => vec!["src", "poster"],
+            "script" | "iframe" | "img" | "audio" | "video" | "source" | "embed"
+            | "track" | "input" => vec!["src", "poster"],
             "object" => vec!["data"],
             "use" | "image" | "feimage" => vec!["href", "xlink:href"],
             _ => vec![],
@@ -150,7 +150,9 @@ pub fn css_loads(css: &str) -> Vec<String> {
 pub fn is_foreign(url: &str) -> bool {
     let url = url.trim().to_ascii_lowercase();
     url.starts_with("//")
-        || ["http:", "https:", "ftp:", "ws:", "wss:"].iter().any(|scheme| url.starts_with(scheme))
+        || ["http:", "https:", "ftp:", "ws:", "wss:"]
+            .iter()
+            .any(|scheme| url.starts_with(scheme))
 }
 
 #[cfg(test)]

@@ -9,7 +9,11 @@ use crate::workspace::{Workspace, read};
 use std::path::Path;
 
 /// The caption of the included code (its file), or all that is wrong with the include.
-pub fn verify(workspace: &Workspace, page: &Path, target: &str) -> Result<String, Vec<String>> {
+pub fn verify(
+    workspace: &Workspace,
+    page: &Path,
+    target: &str,
+) -> Result<String, Vec<String>> {
     let (file, anchor) = match target.split_once(':') {
         Some((file, anchor)) => (file, Some(anchor)),
         None => (target, None),
@@ -21,7 +25,9 @@ pub fn verify(workspace: &Workspace, page: &Path, target: &str) -> Result<String
     let root = workspace.root().canonicalize();
     let root = root.as_deref().unwrap_or(workspace.root());
     let Ok(shown) = path.strip_prefix(root) else {
-        return Err(vec![format!("the included file {file:?} lies outside of this workspace")]);
+        return Err(vec![format!(
+            "the included file {file:?} lies outside of this workspace"
+        )]);
     };
     let shown = slashed(shown);
     let text = read(&path).map_err(|error| vec![format!("{error:#}")])?;

@@ -57,7 +57,9 @@ impl Source {
         match read(&path) {
             Ok(text) => Self { file: workspace.relative(&path), text },
             // print.html, toc.html, index.html: made by mdBook.
-            Err(_) => Self { file: Path::new("the built book").join(page), text: String::new() },
+            Err(_) => {
+                Self { file: Path::new("the built book").join(page), text: String::new() }
+            }
         }
     }
 
@@ -128,7 +130,8 @@ fn dead_links(
             && !fragment.is_empty()
             && !page.ids.contains(fragment)
         {
-            let message = format!("dead link {written:?}: nothing there has the id {fragment:?}");
+            let message =
+                format!("dead link {written:?}: nothing there has the id {fragment:?}");
             problems.push(source.problem(&needles, message));
         }
     }
@@ -136,7 +139,12 @@ fn dead_links(
 }
 
 /// Pictures, scripts and style sheets that a page loads from the book, and that are not in it.
-fn missing_files(name: &Path, page: &Page, files: &[PathBuf], source: &Source) -> Vec<Problem> {
+fn missing_files(
+    name: &Path,
+    page: &Page,
+    files: &[PathBuf],
+    source: &Source,
+) -> Vec<Problem> {
     let mut problems = Vec::new();
     for load in page.loads.iter().filter(|load| !is_foreign(load)) {
         let path = load.split(['#', '?']).next().unwrap_or("");

@@ -147,6 +147,7 @@ fn preprocess(workspace: &Workspace, question: Option<Question>) -> Result<ExitC
     if !problems.is_empty() {
         return Err(Problems(problems).into());
     }
-    serde_json::to_writer(std::io::stdout().lock(), &book).context("cannot answer mdBook")?;
+    serde_json::to_writer(std::io::stdout().lock(), &book)
+        .context("cannot answer mdBook")?;
     Ok(ExitCode::SUCCESS)
 }

@@ -16,7 +16,8 @@ use std::sync::LazyLock;
 /// `\sqrt N`: katex-rs 0.3 draws the root over a bare symbol, and beside one in braces.
 static BARE_ROOT: LazyLock<Regex> = LazyLock::new(|| {
     // A constant; the tests compile it.
-    Regex::new(r"\\sqrt\s*(\[[^\]]*\])?\s*([A-Za-z0-9]|\\[A-Za-z]+)").expect("a constant pattern")
+    Regex::new(r"\\sqrt\s*(\[[^\]]*\])?\s*([A-Za-z0-9]|\\[A-Za-z]+)")
+        .expect("a constant pattern")
 });
 
 /// Renders formulas, and remembers them: while serving, most pages did not change.
@@ -128,6 +129,9 @@ mod tests {
 
     #[test]
     fn shielding_keeps_tags_and_references() {
-        assert_eq!(shield("<a b=\"c_d\">x_y &lt; z</a>"), "<a b=\"c_d\">x&#95;y &lt; z</a>");
+        assert_eq!(
+            shield("<a b=\"c_d\">x_y &lt; z</a>"),
+            "<a b=\"c_d\">x&#95;y &lt; z</a>"
+        );
     }
 }

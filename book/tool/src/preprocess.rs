@@ -53,7 +53,11 @@ struct Around<'a> {
 }
 
 impl Expand {
-    pub fn new(workspace: Workspace, math: Rc<Math>, problems: Rc<RefCell<Vec<Problem>>>) -> Self {
+    pub fn new(
+        workspace: Workspace,
+        math: Rc<Math>,
+        problems: Rc<RefCell<Vec<Problem>>>,
+    ) -> Self {
         Self { workspace, math, problems }
     }
 }
@@ -68,8 +72,8 @@ impl Preprocessor for Expand {
         let recordings = recording::all(&self.workspace)?;
         let figures = number_figures(&self.workspace, &book, &mut problems);
         let preface = self.workspace.text().join("preface.md");
-        let explained =
-            read(&preface).is_ok_and(|t| t.contains(&format!("{{#{}}}", outputs::KINDS_FRAGMENT)));
+        let explained = read(&preface)
+            .is_ok_and(|t| t.contains(&format!("{{#{}}}", outputs::KINDS_FRAGMENT)));
         let href = format!("preface.html#{}", outputs::KINDS_FRAGMENT);
         let around = Around {
             workspace: &self.workspace,
@@ -142,8 +146,7 @@ fn expand(text: &str, page: &Path, around: &Around, problems: &mut Vec<Problem>)
             _ => continue,
         };
         if in_heading {
-            let message =
-                "a formula in a heading: the table of contents would show its TeX; use words";
+            let message = "a formula in a heading: the table of contents would show its TeX; use words";
             report(range.start, message.into());
             continue;
         }
@@ -152,7 +155,9 @@ fn expand(text: &str, page: &Path, around: &Around, problems: &mut Vec<Problem>)
                 edits.push((range, format!("<span class=\"formula\">{html}</span>")));
             }
             Ok(html) => edits.push((range, html)),
-            Err(error) => report(range.start, format!("KaTeX rejects the formula: {error}")),
+            Err(error) => {
+                report(range.start, format!("KaTeX rejects the formula: {error}"))
+            }
         }
     }
     for at in lone_dollars(text) {
@@ -249,7 +254,10 @@ fn block(
     let line_end = text[end..].find('\n').map_or(text.len(), |n| end + n);
     let before_is_layout = text[line_start..start].chars().all(|c| " \t>-*".contains(c));
     if !before_is_layout || !text[end..line_end].trim().is_empty() {
-        return Err(vec![format!("{{{{#{} …}}}} must stand on a line of its own", directive.name)]);
+        return Err(vec![format!(
+            "{{{{#{} …}}}} must stand on a line of its own",
+            directive.name
+        )]);
     }
     let mut html = html.map_err(|message| vec![message])?;
     // An HTML block lasts until a blank line.
@@ -290,7 +298,10 @@ fn figure(around: &Around, path: &str, caption: &str) -> Result<String, String> 
         } else {
             format!("; `cargo book record {folder}` records what the chapter draws")
         };
-        return Err(format!("there is no figure {}{advice}", crate::problem::slashed(&shown)));
+        return Err(format!(
+            "there is no figure {}{advice}",
+            crate::problem::slashed(&shown)
+        ));
     };
     let id = figures::id(path);
     let svg = figures::inline(&svg, &id)
@@ -319,7 +330,8 @@ fn inline_markdown(text: &str, math: &Math) -> Result<String, String> {
             match math.render(&tex, display) {
                 Ok(html) => Event::InlineHtml(html.into()),
                 Err(error) => {
-                    failed = Some(format!("KaTeX rejects a formula of the caption: {error}"));
+                    failed =
+                        Some(format!("KaTeX rejects a formula of the caption: {error}"));
                     Event::Text("".into())
                 }
             }
@@ -402,7 +414,9 @@ fn code_ranges(text: &str) -> Vec<Range<usize>> {
     for (event, range) in Parser::new_ext(text, markdown_options()).into_offset_iter() {
         match event {
             Event::Code(_) => ranges.push(range),
-            Event::Start(Tag::CodeBlock(CodeBlockKind::Fenced(_) | CodeBlockKind::Indented)) => {
+            Event::Start(Tag::CodeBlock(
+                CodeBlockKind::Fenced(_) | CodeBlockKind::Indented,
+            )) => {
                 ranges.push(range);
             }
             _ => {}
@@ -417,7 +431,10 @@ pub fn prose_places(text: &str, needle: &str) -> Vec<usize> {
     for (event, range) in Parser::new_ext(text, markdown_options()).into_offset_iter() {
         if matches!(
             event,
-            Event::InlineMath(_) | Event::DisplayMath(_) | Event::Html(_) | Event::InlineHtml(_)
+            Event::InlineMath(_)
+                | Event::DisplayMath(_)
+                | Event::Html(_)
+                | Event::InlineHtml(_)
         ) {
             other.push(range);
         }

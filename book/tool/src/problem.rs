@@ -71,7 +71,10 @@ impl std::error::Error for Usage {}
 
 /// The line, counted from 1, on which a byte of the text stands.
 pub fn line_at(text: &str, offset: usize) -> usize {
-    1 + text.as_bytes()[..offset.min(text.len())].iter().filter(|byte| **byte == b'\n').count()
+    1 + text.as_bytes()[..offset.min(text.len())]
+        .iter()
+        .filter(|byte| **byte == b'\n')
+        .count()
 }
 
 /// A path with forward slashes, as it is written in pages and recordings.

@@ -43,7 +43,8 @@ pub fn cargo_runner(workspace: &Workspace) -> impl Fn(&str, &[String]) -> Result
         if !output.status.success() {
             bail!("{bin} failed ({})", output.status);
         }
-        String::from_utf8(output.stdout).with_context(|| format!("{bin} printed invalid UTF-8"))
+        String::from_utf8(output.stdout)
+            .with_context(|| format!("{bin} printed invalid UTF-8"))
     }
 }
 
@@ -55,7 +56,8 @@ pub fn run(
     runner: Runner,
 ) -> Result<Run> {
     let target = workspace.root().join("target");
-    fs::create_dir_all(&target).with_context(|| format!("cannot create {}", target.display()))?;
+    fs::create_dir_all(&target)
+        .with_context(|| format!("cannot create {}", target.display()))?;
     let out = tempfile::Builder::new()
         .prefix("recording-")
         .tempdir_in(&target)
@@ -70,8 +72,10 @@ pub fn run(
     if !manifest_path.is_file() {
         bail!("{} wrote no manifest.json into its --out folder", recording.bin);
     }
-    let manifest: Manifest = serde_json::from_str(&read(&manifest_path)?)
-        .with_context(|| format!("the manifest.json of {} cannot be parsed", recording.bin))?;
+    let manifest: Manifest =
+        serde_json::from_str(&read(&manifest_path)?).with_context(|| {
+            format!("the manifest.json of {} cannot be parsed", recording.bin)
+        })?;
     agree(&stdout, &manifest).with_context(|| recording.bin.clone())?;
     let files = collect(out.path(), &manifest, &recording.bin)?;
     for (name, bytes) in &files {
@@ -104,7 +108,8 @@ fn collect(out: &Path, manifest: &Manifest, bin: &str) -> Result<Vec<(String, Ve
     }
     let mut files = Vec::new();
     for name in listed {
-        let bytes = fs::read(out.join(&name)).with_context(|| format!("cannot read {name}"))?;
+        let bytes =
+            fs::read(out.join(&name)).with_context(|| format!("cannot read {name}"))?;
         files.push((name, bytes));
     }
     Ok(files)
@@ -126,7 +131,11 @@ fn refuse_paths(text: &str, what: &str, paths: &[&Path]) -> Result<()> {
 }
 
 /// Runs a recording and stores it in `book/recorded/NAME`.
-pub fn record(workspace: &Workspace, recording: &Recording, runner: Runner) -> Result<PathBuf> {
+pub fn record(
+    workspace: &Workspace,
+    recording: &Recording,
+    runner: Runner,
+) -> Result<PathBuf> {
     let mut run = run(workspace, recording, &[], runner)?;
     run.manifest.fingerprint = Some(Fingerprint::of(workspace, recording)?);
     let mut stored = vec![("stdout.txt".to_owned(), run.stdout.into_bytes())];
@@ -150,7 +159,8 @@ pub fn content_hash(bytes: &[u8]) -> String {
 /// Writes the files beside the folder, then swaps the two.
 fn replace_folder(place: &Path, files: &[(String, Vec<u8>)]) -> Result<()> {
     let parent = place.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
+    fs::create_dir_all(parent)
+        .with_context(|| format!("cannot create {}", parent.display()))?;
     let scratch = tempfile::Builder::new()
         .prefix(".recording-")
         .tempdir_in(parent)
@@ -159,11 +169,13 @@ fn replace_folder(place: &Path, files: &[(String, Vec<u8>)]) -> Result<()> {
     fs::create_dir(&fresh)?;
     for (name, bytes) in files {
         let path = fresh.join(name);
-        fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
+        fs::write(&path, bytes)
+            .with_context(|| format!("cannot write {}", path.display()))?;
     }
     let old = scratch.path().join("old");
     if place.exists() {
-        fs::rename(place, &old).with_context(|| format!("cannot replace {}", place.display()))?;
+        fs::rename(place, &old)
+            .with_context(|| format!("cannot replace {}", place.display()))?;
     }
     if let Err(error) = fs::rename(&fresh, place) {
         if old.exists() {

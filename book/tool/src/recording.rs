@@ -223,7 +223,10 @@ mod tests {
     fn output_is_split_at_its_headers() {
         let (preamble, sections) = split_sections("hello\n== One ==\n1\n\n== Two ==\n2\n");
         assert_eq!(preamble, "hello\n");
-        assert_eq!(sections, [("One".into(), "1\n\n".into()), ("Two".into(), "2\n".into())]);
+        assert_eq!(
+            sections,
+            [("One".into(), "1\n\n".into()), ("Two".into(), "2\n".into())]
+        );
     }
 
     #[test]

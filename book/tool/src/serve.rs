@@ -81,7 +81,9 @@ pub fn serve(workspace: &Workspace, port: u16, open: bool) -> Result<()> {
         if !dir.join("index.html").is_file() {
             return Err(error);
         }
-        eprintln!("{error:#}\nThe book as it was built before is served until this is repaired.");
+        eprintln!(
+            "{error:#}\nThe book as it was built before is served until this is repaired."
+        );
     }
     let watcher = (workspace.clone(), site.build.clone());
     std::thread::spawn(move || watch(&watcher.0, &dir, &watcher.1, seen));
@@ -96,8 +98,10 @@ pub fn serve(workspace: &Workspace, port: u16, open: bool) -> Result<()> {
         .context("cannot start the server")?;
     runtime.block_on(async {
         let listener = tokio::net::TcpListener::from_std(listener)?;
-        let app =
-            Router::new().route("/--build--", get(current_build)).fallback(file).with_state(site);
+        let app = Router::new()
+            .route("/--build--", get(current_build))
+            .fallback(file)
+            .with_state(site);
         tokio::select! {
             served = axum::serve(listener, app) => served.context("the server stopped"),
             stopped = tokio::signal::ctrl_c() => stopped.context("cannot wait for Ctrl-C"),

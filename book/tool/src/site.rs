@@ -31,7 +31,11 @@ pub fn render(workspace: &Workspace, dest: &Path, math: &Rc<Math>) -> Result<Vec
         .context("cannot load the book: book/text/SUMMARY.md")?;
     let problems = Rc::new(RefCell::new(Vec::new()));
     // Replaces the command of the same name in book.toml, which serves those who run mdBook's own program.
-    book.with_preprocessor(Expand::new(workspace.clone(), Rc::clone(math), Rc::clone(&problems)));
+    book.with_preprocessor(Expand::new(
+        workspace.clone(),
+        Rc::clone(math),
+        Rc::clone(&problems),
+    ));
     let text = workspace.relative(&workspace.text());
     let (built, warnings) = warnings::heard(&text, || book.build());
     built.context("cannot build the book")?;
@@ -50,7 +54,8 @@ pub fn build(workspace: &Workspace, dest: &Path, math: &Rc<Math>) -> Result<()> 
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
     };
-    fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
+    fs::create_dir_all(parent)
+        .with_context(|| format!("cannot create {}", parent.display()))?;
     let fresh = tempfile::Builder::new()
         .prefix(".book-")
         .tempdir_in(parent)
@@ -64,7 +69,8 @@ pub fn build(workspace: &Workspace, dest: &Path, math: &Rc<Math>) -> Result<()> 
     }
     let old = fresh.path().join("old");
     if dest.exists() {
-        fs::rename(dest, &old).with_context(|| format!("cannot replace {}", dest.display()))?;
+        fs::rename(dest, &old)
+            .with_context(|| format!("cannot replace {}", dest.display()))?;
     }
     fs::rename(&pages, dest).with_context(|| format!("cannot write {}", dest.display()))?;
     Ok(())

@@ -77,8 +77,8 @@ fn flatten(stream: TokenStream, words: &mut Vec<String>) {
     while let Some(token) = tokens.next() {
         match token {
             TokenTree::Punct(punct) if punct.as_char() == '#' => {
-                let inner =
-                    tokens.next_if(|t| matches!(t, TokenTree::Punct(p) if p.as_char() == '!'));
+                let inner = tokens
+                    .next_if(|t| matches!(t, TokenTree::Punct(p) if p.as_char() == '!'));
                 let documents = tokens.next_if(|t| match t {
                     TokenTree::Group(group) => {
                         group.delimiter() == Delimiter::Bracket

@@ -58,8 +58,9 @@ impl Workspace {
     pub fn find() -> Result<Self> {
         let here = std::env::current_dir().context("cannot read the current directory")?;
         let compiled = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-        let is_root =
-            |dir: &&Path| dir.join("Cargo.toml").is_file() && dir.join("book/book.toml").is_file();
+        let is_root = |dir: &&Path| {
+            dir.join("Cargo.toml").is_file() && dir.join("book/book.toml").is_file()
+        };
         let found = here.ancestors().find(is_root);
         let root = match found {
             Some(root) => root.to_path_buf(),
@@ -69,8 +70,9 @@ impl Workspace {
                 here.display()
             ),
         };
-        let root =
-            root.canonicalize().with_context(|| format!("cannot open {}", root.display()))?;
+        let root = root
+            .canonicalize()
+            .with_context(|| format!("cannot open {}", root.display()))?;
         Ok(Self { root })
     }
 
@@ -110,7 +112,9 @@ impl Workspace {
             return Ok(Vec::new());
         }
         let mut names = Vec::new();
-        for entry in fs::read_dir(&dir).with_context(|| format!("cannot list {}", dir.display()))? {
+        for entry in
+            fs::read_dir(&dir).with_context(|| format!("cannot list {}", dir.display()))?
+        {
             let entry = entry?;
             let name = entry.file_name().to_string_lossy().into_owned();
             if entry.path().is_dir() && chapter_number(&name).is_some() {
@@ -158,7 +162,8 @@ impl Workspace {
 
     fn manifest(&self) -> Result<CargoToml> {
         let path = self.root.join("Cargo.toml");
-        toml::from_str(&read(&path)?).with_context(|| format!("cannot parse {}", path.display()))
+        toml::from_str(&read(&path)?)
+            .with_context(|| format!("cannot parse {}", path.display()))
     }
 }
 
@@ -171,7 +176,7 @@ pub fn chapter_number(name: &str) -> Option<u32> {
 
 /// Reads a text file; line ends become `\n`, whatever Git made of them.
 pub fn read(path: &Path) -> Result<String> {
-    let text =
-        fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text = fs::read_to_string(path)
+        .with_context(|| format!("cannot read {}", path.display()))?;
     Ok(text.replace("\r\n", "\n"))
 }

@@ -110,7 +110,9 @@ fn watched_tab(browser: &Browser, home: &str) -> (Arc<Tab>, Trouble) {
     let (notes, home) = (Arc::clone(&trouble), home.to_owned());
     let listen = move |event: &Event| {
         let note = match event {
-            Event::LogEntryAdded(e) if e.params.entry.level == Log::LogEntryLevel::Error => {
+            Event::LogEntryAdded(e)
+                if e.params.entry.level == Log::LogEntryLevel::Error =>
+            {
                 format!("console: {}", e.params.entry.text)
             }
             Event::RuntimeExceptionThrown(e) => {
@@ -124,7 +126,10 @@ fn watched_tab(browser: &Browser, home: &str) -> (Arc<Tab>, Trouble) {
             }
             Event::NetworkRequestWillBeSent(e) => {
                 let url = &e.params.request.url;
-                if url.starts_with(&home) || url.starts_with("data:") || url.starts_with("about:") {
+                if url.starts_with(&home)
+                    || url.starts_with("data:")
+                    || url.starts_with("about:")
+                {
                     return;
                 }
                 format!("request to {url}")
@@ -183,7 +188,10 @@ fn open(tab: &Tab, url: &str) {
         if state.strip_prefix("complete ").is_some_and(|at| at.starts_with(plain)) {
             return;
         }
-        assert!(begun.elapsed() < Duration::from_secs(30), "{url} does not load: {state:?}");
+        assert!(
+            begun.elapsed() < Duration::from_secs(30),
+            "{url} does not load: {state:?}"
+        );
         std::thread::sleep(Duration::from_millis(20));
     }
 }
@@ -288,8 +296,11 @@ fn search(browser: &Browser, home: &str) {
     prepare(&tab, "light");
     resize(&tab, 1280);
     open(&tab, &format!("{home}/index.html?search=trained"));
-    tab.wait_for_element_with_custom_timeout("#mdbook-searchresults a", Duration::from_secs(20))
-        .expect("the search found nothing");
+    tab.wait_for_element_with_custom_timeout(
+        "#mdbook-searchresults a",
+        Duration::from_secs(20),
+    )
+    .expect("the search found nothing");
     let target = ask(&tab, "document.querySelector('#mdbook-searchresults a').href");
     open(&tab, &target);
     let text = ask(&tab, "document.querySelector('main').textContent.toLowerCase()");

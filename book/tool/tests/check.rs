@@ -10,7 +10,8 @@ const PAGE: &str = "book/text/ch01_one.md";
 #[track_caller]
 fn expect(mini: &Mini, place: &str, words: &str) {
     let complaints = mini.complaints();
-    let found = complaints.iter().any(|c| c.starts_with(&format!("{place}:")) && c.contains(words));
+    let found =
+        complaints.iter().any(|c| c.starts_with(&format!("{place}:")) && c.contains(words));
     assert!(found, "expected {place}: … {words} …; got {complaints:#?}");
     assert_eq!(complaints.len(), 1, "{complaints:#?}");
 }
@@ -30,8 +31,9 @@ fn a_missing_include() {
 #[test]
 fn a_missing_anchor() {
     let mini = Mini::new();
-    let line =
-        mini.append("```rust,ignore\n{{#include ../../chapters/ch01_one/main.rs:no}}\n```") + 1;
+    let line = mini
+        .append("```rust,ignore\n{{#include ../../chapters/ch01_one/main.rs:no}}\n```")
+        + 1;
     expect(&mini, &format!("{PAGE}:{line}"), "there are: main, call");
 }
 
@@ -45,22 +47,28 @@ fn an_anchor_left_open() {
 #[test]
 fn an_anchor_that_splits_an_item() {
     let mini = Mini::new();
-    mini.edit("chapters/ch01_one/main.rs", "}\n// ANCHOR_END: main\n", "// ANCHOR_END: main\n}\n");
+    mini.edit(
+        "chapters/ch01_one/main.rs",
+        "}\n// ANCHOR_END: main\n",
+        "// ANCHOR_END: main\n}\n",
+    );
     expect(&mini, &format!("{PAGE}:8"), "splits the item of lines 5 to");
 }
 
 #[test]
 fn an_include_by_lines() {
     let mini = Mini::new();
-    let line = mini.append("```rust,ignore\n{{#include ../../src/log_prob.rs:1:2}}\n```") + 1;
+    let line =
+        mini.append("```rust,ignore\n{{#include ../../src/log_prob.rs:1:2}}\n```") + 1;
     expect(&mini, &format!("{PAGE}:{line}"), "by an anchor");
 }
 
 #[test]
 fn an_include_in_a_list() {
     let mini = Mini::new();
-    let line =
-        mini.append("- a\n\n  ```rust,ignore\n  {{#include ../../src/log_prob.rs}}\n  ```") + 3;
+    let line = mini
+        .append("- a\n\n  ```rust,ignore\n  {{#include ../../src/log_prob.rs}}\n  ```")
+        + 3;
     expect(&mini, &format!("{PAGE}:{line}"), "cannot stand in a list");
 }
 
@@ -141,7 +149,11 @@ fn an_output_that_is_not_recorded() {
 fn a_figure_that_is_not_there_or_has_no_name() {
     let mini = Mini::new();
     let line = mini.append("{{#figure ch01_one/other.svg \"x\"}}");
-    expect(&mini, &format!("{PAGE}:{line}"), "there is no figure book/recorded/ch01_one/other.svg");
+    expect(
+        &mini,
+        &format!("{PAGE}:{line}"),
+        "there is no figure book/recorded/ch01_one/other.svg",
+    );
     let mini = Mini::new();
     mini.write("book/drawings/d.svg", "<svg viewBox=\"0 0 1 1\"></svg>");
     let line = mini.append("{{#figure drawings/d.svg \"x\"}}");
@@ -281,7 +293,9 @@ fn a_summary_that_names_a_missing_page() {
     mini.edit("book/text/SUMMARY.md", "- [One]", "- [Gone](gone.md)\n- [One]");
     let complaints = mini.complaints();
     assert!(
-        complaints.iter().any(|c| c.starts_with("book/text/SUMMARY.md") && c.contains("gone.md")),
+        complaints
+            .iter()
+            .any(|c| c.starts_with("book/text/SUMMARY.md") && c.contains("gone.md")),
         "{complaints:#?}"
     );
 }

@@ -60,7 +60,11 @@ fn a_mistake_in_usage_is_2_and_a_failure_is_1() {
     mini.append("[gone](gone.md)");
     let output = book(root, &["check"]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(stderr(&output).contains("book/text/ch01_one.md:17: dead link"), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("book/text/ch01_one.md:17: dead link"),
+        "{}",
+        stderr(&output)
+    );
     assert!(stderr(&output).contains("1 problem in the book"));
 }
 
@@ -119,8 +123,8 @@ fn a_page_has_its_parts_without_any_script() {
         "aria-labelledby=\"fig-ch01-one-curve-title fig-ch01-one-curve-desc\"",
         "id=\"fig-ch01-one-curve-line\"",
     ] {
-        let found =
-            page.contains(part) || page.contains(&part.replace("\"#fig", "\"ch01_one.html#fig"));
+        let found = page.contains(part)
+            || page.contains(&part.replace("\"#fig", "\"ch01_one.html#fig"));
         assert!(found, "{part} is not in {page}");
     }
     // Marks of other anchors are not shown, nor what stands outside of this one.
@@ -155,7 +159,9 @@ fn mdbook_itself_gets_the_same_page() {
     assert!(output.status.success());
     let answer = String::from_utf8(output.stdout).unwrap();
     assert!(
-        answer.contains("katex") && answer.contains("Figure 1.1") && answer.contains("loss 0.6041")
+        answer.contains("katex")
+            && answer.contains("Figure 1.1")
+            && answer.contains("loss 0.6041")
     );
     // mdBook's own step expands includes.
     assert!(answer.contains("{{#include"));

@@ -29,7 +29,8 @@ fn a_recording_holds_all_that_the_chapter_made() {
     let fingerprint = stored.manifest.fingerprint.unwrap();
     let sources: Vec<&str> = fingerprint.sources.keys().map(String::as_str).collect();
     // lib.rs, because `grpo::Tensor` comes from it; not unused.rs, nor the exercises.
-    let expected = ["chapters/ch01_one/main.rs", "src/lib.rs", "src/log_prob.rs", "src/tensor.rs"];
+    let expected =
+        ["chapters/ch01_one/main.rs", "src/lib.rs", "src/log_prob.rs", "src/tensor.rs"];
     assert_eq!(sources, expected);
     assert_eq!(fingerprint.versions["candle-core"], "0.11.1");
 }
@@ -82,7 +83,11 @@ fn a_manifest_that_does_not_agree_is_refused() {
     let mini = Mini::new();
     let cases = [
         (STDOUT.replace("== Bandit ==", "== Other =="), MANIFEST.to_owned(), "Other"),
-        (STDOUT.to_owned(), MANIFEST.replace(",\"bandit.csv\":\"trained\"", ""), "bandit.csv"),
+        (
+            STDOUT.to_owned(),
+            MANIFEST.replace(",\"bandit.csv\":\"trained\"", ""),
+            "bandit.csv",
+        ),
         (STDOUT.to_owned(), MANIFEST.replace("bandit.csv", "gone.csv"), "gone.csv"),
         (STDOUT.to_owned(), MANIFEST.replace("exact", "guessed"), "guessed"),
     ];
@@ -109,7 +114,10 @@ fn a_second_recording_of_a_chapter_has_its_own_arguments() {
         "[[recording]]\nname = \"ch01_seeds\"\nbin = \"ch01_one\"\nargs = [\"--study\", \"seeds\"]\ncheck = [\"--quick\"]\n",
     );
     let all = named(&mini.workspace, &[]).unwrap();
-    assert_eq!(all.iter().map(|r| r.name.as_str()).collect::<Vec<_>>(), ["ch01_one", "ch01_seeds"]);
+    assert_eq!(
+        all.iter().map(|r| r.name.as_str()).collect::<Vec<_>>(),
+        ["ch01_one", "ch01_seeds"]
+    );
     mini.edit("book/recordings.toml", "bin = \"ch01_one\"", "bin = \"ch01_two\"");
     let error = named(&mini.workspace, &[]).unwrap_err().to_string();
     assert!(error.contains("ch01_two"), "{error}");

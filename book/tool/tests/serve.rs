@@ -40,8 +40,11 @@ impl Server {
 
     fn get(&self, path: &str) -> String {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-            .unwrap();
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        )
+        .unwrap();
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).unwrap();
         String::from_utf8_lossy(&answer).into_owned()
@@ -51,7 +54,10 @@ impl Server {
     fn until(&self, path: &str, words: &str) {
         let begun = Instant::now();
         while !self.get(path).contains(words) {
-            assert!(begun.elapsed() < Duration::from_secs(10), "{path} never has {words:?}");
+            assert!(
+                begun.elapsed() < Duration::from_secs(10),
+                "{path} never has {words:?}"
+            );
             std::thread::sleep(Duration::from_millis(50));
         }
     }

@@ -19,7 +19,8 @@ pub struct Mini {
 }
 
 pub const SVG: &str = "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"600\" height=\"300\" viewBox=\"0 0 600 300\">\n<title>Curve</title>\n<desc>It rises.</desc>\n<path id=\"line\" d=\"M0 0L600 300\" stroke=\"var(--plot-1, #888)\"/>\n</svg>\n";
-pub const STDOUT: &str = "seed 0\n== Three tokens ==\nloss 0.6041\n== Bandit ==\nreward 0.98\n";
+pub const STDOUT: &str =
+    "seed 0\n== Three tokens ==\nloss 0.6041\n== Bandit ==\nreward 0.98\n";
 pub const MANIFEST: &str = r#"{"sections":[
     {"name":"three_tokens","title":"Three tokens","kind":"exact"},
     {"name":"bandit","title":"Bandit","kind":"trained"}],
