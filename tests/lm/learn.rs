@@ -31,7 +31,10 @@ fn settings(group_size: usize, sampler: Sampler) -> Settings {
 /// Prompts of two lengths, so that padding takes part. Each begins with another token
 /// than its own: attention is an average, and to it one `a` alone is the same as two.
 fn prompts() -> Vec<Vec<u32>> {
-    PROMPTS.iter().map(|&id| if id % 2 == 0 { vec![0, id] } else { vec![0, 0, id] }).collect()
+    PROMPTS
+        .iter()
+        .map(|&id| if id % 2 == 0 { vec![0, id] } else { vec![0, 0, id] })
+        .collect()
 }
 
 /// 1 when the first token is the prompt's last.
@@ -41,7 +44,8 @@ fn reward(prompt: u32, completion: &[u32]) -> f64 {
 
 fn greedy_reward(decoder: &Decoder) -> f64 {
     let streams = Streams { seed: 0, step: 0, first_prompt: 0 };
-    let answers = generate(decoder, &prompts(), &settings(1, Sampler::greedy()), streams).unwrap();
+    let answers =
+        generate(decoder, &prompts(), &settings(1, Sampler::greedy()), streams).unwrap();
     let answers = answers.ids().unwrap();
     let rewards = PROMPTS.iter().zip(&answers).map(|(&id, answer)| reward(id, answer));
     rewards.sum::<f64>() / PROMPTS.len() as f64
@@ -49,7 +53,8 @@ fn greedy_reward(decoder: &Decoder) -> f64 {
 
 /// The mean greedy reward before and after, with `sign` times the reward.
 fn run(seed: u64, sign: f64) -> [f64; 2] {
-    let config = Config { hidden_size: 24, intermediate_size: 32, head_dim: 6, ..tiny("qwen2") };
+    let config =
+        Config { hidden_size: 24, intermediate_size: 32, head_dim: 6, ..tiny("qwen2") };
     let decoder = Decoder::new(&config, &mut seed::rng(seed), DType::F32, &Cpu).unwrap();
     let adam = ParamsAdamW { lr: LR, weight_decay: 0.0, ..Default::default() };
     let mut optimizer = AdamW::new(decoder.variables(), adam).unwrap();
@@ -58,9 +63,11 @@ fn run(seed: u64, sign: f64) -> [f64; 2] {
     for step in 0..STEPS {
         let streams = Streams { seed, step: step as u64, first_prompt: 0 };
         let sampled =
-            generate(&decoder, &prompts(), &settings(32, Sampler::at(1.0)), streams).unwrap();
+            generate(&decoder, &prompts(), &settings(32, Sampler::at(1.0)), streams)
+                .unwrap();
         let ids = sampled.ids().unwrap();
-        let rewards = ids.iter().enumerate().map(|(i, ids)| sign * reward(PROMPTS[i / 32], ids));
+        let rewards =
+            ids.iter().enumerate().map(|(i, ids)| sign * reward(PROMPTS[i / 32], ids));
         let rollout = Rollout::new(
             sampled.prompts.clone(),
             sampled.tokens.clone(),
@@ -73,11 +80,17 @@ fn run(seed: u64, sign: f64) -> [f64; 2] {
         .unwrap();
         optimizer.set_learning_rate(LR * warm_up_cosine(step, 5, STEPS, 0.1));
         let score = |rollout: &Rollout| {
-            decoder.score(&rollout.prompts, sampled.prompt_mask.as_ref(), &rollout.tokens, 1.0)
+            decoder.score(
+                &rollout.prompts,
+                sampled.prompt_mask.as_ref(),
+                &rollout.tokens,
+                1.0,
+            )
         };
         let steps = Steps { epochs: 1, max_norm: 1.0 };
-        let taken = update(score, decoder.variables(), &mut optimizer, &rollout, &objective, steps)
-            .unwrap();
+        let taken =
+            update(score, decoder.variables(), &mut optimizer, &rollout, &objective, steps)
+                .unwrap();
         // The scorer agrees with the sampler, so the first epoch's ratio is 1.
         assert!((taken[0].metrics.ratio_mean - 1.0).abs() < 1e-4);
     }
