@@ -4,6 +4,7 @@
 mod checkpoint;
 mod decoder;
 mod generate;
+mod learn;
 mod optim;
 mod parity;
 mod tokenizer;
