@@ -247,7 +247,9 @@ fn padding(out: &mut Output, run: &RunArgs) -> Result<()> {
     println!(
         "prompts padded on the left, completions on the right; EOS and padding are both 0\n"
     );
-    for (name, rows) in [("ids ", &ids), ("mask", &real.iter().map(widen).collect())] {
+    for (name, rows) in
+        [("ids ", &ids), ("mask", &real.iter().map(|row| widen(row)).collect())]
+    {
         for row in rows {
             let (prompt, completion) = row.split_at(4);
             let text =
