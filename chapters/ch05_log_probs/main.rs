@@ -243,13 +243,11 @@ fn together(policy: &Recency, left: bool, device: &Device) -> Result<Vec<Vec<f64
 fn padding(out: &mut Output, run: &RunArgs) -> Result<()> {
     out.section(Kind::Exact, "padding", "Prompts and completions of different lengths");
     let (ids, real) = two_rows(true, &run.device)?;
-    let (ids, real) = (ids.to_vec2::<u32>()?, real.to_vec2::<u8>()?);
+    let (ids, real) = (ids.to_vec2::<u32>()?, real.to_dtype(DType::U32)?.to_vec2::<u32>()?);
     println!(
         "prompts padded on the left, completions on the right; EOS and padding are both 0\n"
     );
-    for (name, rows) in
-        [("ids ", &ids), ("mask", &real.iter().map(|row| widen(row)).collect())]
-    {
+    for (name, rows) in [("ids ", &ids), ("mask", &real)] {
         for row in rows {
             let (prompt, completion) = row.split_at(4);
             let text =
@@ -272,7 +270,7 @@ fn padding(out: &mut Output, run: &RunArgs) -> Result<()> {
     }
     print!("{table}");
     let by_id = |row: &Vec<u32>| row[4..].iter().filter(|&&id| id != EOS).count();
-    let by_length = |row: &Vec<u8>| row[4..].iter().filter(|&&keep| keep == 1).count();
+    let by_length = |row: &Vec<u32>| row[4..].iter().filter(|&&keep| keep == 1).count();
     println!(
         "\ntokens that count, by length: {} and {}; by `id != padding`: {} and {}, and no EOS",
         by_length(&real[0]),
@@ -281,10 +279,6 @@ fn padding(out: &mut Output, run: &RunArgs) -> Result<()> {
         by_id(&ids[1])
     );
     Ok(())
-}
-
-fn widen(row: &[u8]) -> Vec<u32> {
-    row.iter().map(|&x| u32::from(x)).collect()
 }
 
 // ANCHOR: scoring
