@@ -116,7 +116,9 @@ fn parts(out: &mut Output, run: &RunArgs, effort: Effort) -> Result<()> {
     ];
     let all = compare("changed", settings, run, effort)?;
     let some = |title: &str, chosen: [usize; 3]| {
-        let lines = chosen.map(|i| (i, all[i].0.as_str(), &all[i].1[..]));
+        let colours = [0, 1, 2].into_iter();
+        let lines = colours.zip(chosen.map(|i| (all[i].0.as_str(), &all[i].1[..])));
+        let lines = lines.map(|(colour, (name, seeds))| (colour, name, seeds));
         curves(effort.budget, lines).title(title)
     };
     let figure = Figure::new(
