@@ -11,7 +11,7 @@
 //! log_prob · mask · kl · sampling        tensors begin here
 //! ops                                    what is slow in Candle, by hand
 //! gradients · optim · variables          training steps
-//! advantage · memory                     plain numbers
+//! advantage · memory · moments           plain numbers
 //! cli · device · seed · plot · report    the ground floor
 //! ```
 //!
@@ -33,6 +33,7 @@ pub mod lm;
 pub mod log_prob;
 pub mod mask;
 pub mod memory;
+pub mod moments;
 pub mod objective;
 pub mod ops;
 pub mod optim;

@@ -9,6 +9,7 @@ use grpo::{
     env::bandit::{Bandit, Contexts},
     gradients, log_prob,
     memory::BytesPerParameter as Bytes,
+    moments::Moments,
     plot::{Figure, Panel},
     policy::{Mlp, Policy},
     report::{self, Kind, Output, Table},
@@ -110,30 +111,6 @@ fn moments(
 }
 // ANCHOR_END: enumeration
 
-/// The exact mean of a gradient estimate, and the mean of its square.
-#[derive(Default)]
-struct Moments {
-    mean: [f64; 4],
-    square: f64,
-}
-
-impl Moments {
-    fn add(&mut self, probability: f64, gradient: &[f64; 4]) {
-        (0..4).for_each(|k| self.mean[k] += probability * gradient[k]);
-        self.square += probability * gradient.iter().map(|g| g * g).sum::<f64>();
-    }
-
-    /// Length of the mean.
-    fn length(&self) -> f64 {
-        self.mean.iter().map(|g| g * g).sum::<f64>().sqrt()
-    }
-
-    /// Total variance: the sum over the four logits.
-    fn variance(&self) -> f64 {
-        self.square - self.length().powi(2)
-    }
-}
-
 /// Mean and variance of the estimate from one response with a constant baseline.
 fn with_constant(baseline: f64) -> Result<Moments> {
     moments(1, |rewards| Ok(advantage::constant(rewards, baseline)))
@@ -203,7 +180,7 @@ fn variance_figure(out: &mut Output) -> Result<()> {
     for &b in &grid {
         let at = with_constant(b)?;
         curve.push((b, at.variance()));
-        let apart = at.mean.iter().zip(exact.mean).map(|(a, b)| (a - b).abs());
+        let apart = at.mean.iter().zip(&exact.mean).map(|(a, b)| (a - b).abs());
         furthest = apart.fold(furthest, f64::max);
     }
     let verdict = if furthest < 1e-12 { "less than 1e-12" } else { "MORE than 1e-12" };

@@ -7,15 +7,15 @@ use grpo::{
     Result,
     advantage::{self, Scale, group_relative},
     cli::{self, RunArgs},
-    env::bandit::Bandit,
+    env::bandit::{Bandit, roll_out, score},
     gradients,
-    log_prob::{self, Scores},
+    moments::Moments,
     objective::{Kl, Objective, recipe},
     plot::{self, Figure, Panel},
     policy::{Mlp, Policy},
     report::{self, Kind, Output, Table},
     rollout::Rollout,
-    sampling, seed,
+    seed,
     update::{Steps, update},
 };
 use rand::{Rng, rngs::StdRng};
@@ -176,33 +176,6 @@ fn probabilities() -> [f64; 4] {
     let weights = LOGITS.map(f64::exp);
     let total: f64 = weights.iter().sum();
     weights.map(|w| w / total)
-}
-
-/// The exact mean of a gradient estimate, and the mean of its square.
-#[derive(Default)]
-struct Moments {
-    mean: [f64; 4],
-    square: f64,
-}
-
-impl Moments {
-    fn add(&mut self, probability: f64, gradient: &[f64; 4]) {
-        (0..4).for_each(|k| self.mean[k] += probability * gradient[k]);
-        self.square += probability * gradient.iter().map(|g| g * g).sum::<f64>();
-    }
-
-    fn length(&self) -> f64 {
-        self.mean.iter().map(|g| g * g).sum::<f64>().sqrt()
-    }
-
-    fn variance(&self) -> f64 {
-        self.square - self.length().powi(2)
-    }
-
-    /// Length of the mean over the standard deviation.
-    fn signal_to_noise(&self) -> f64 {
-        self.length() / self.variance().sqrt()
-    }
 }
 
 fn best_advantage(out: &mut Output) -> Result<()> {
@@ -390,30 +363,14 @@ struct Point {
 }
 
 // ANCHOR: roll_out
-/// Draws prompts, answers each `group_size` times, and compares within the groups.
-fn roll_out(
-    world: &Bandit,
-    policy: &Mlp,
-    plan: &Plan,
-    rng: &mut StdRng,
-) -> Result<Rollout> {
+/// Draws prompts, and lets the policy answer each `group_size` times.
+fn sample(world: &Bandit, policy: &Mlp, plan: &Plan, rng: &mut StdRng) -> Result<Rollout> {
     let Plan { prompts, group_size, scale, .. } = *plan;
     let contexts = world.draw(prompts, rng)?.in_groups(group_size)?;
-    let logits = policy.logits(&contexts.features)?.detach();
-    let answers = sampling::sample(&logits, rng)?;
-    let old = log_prob::of(&logits, &answers)?.unsqueeze(1)?;
-    let rewards = world.rewards(&contexts, &answers)?;
-    let tokens = answers.unsqueeze(1)?;
-    let mask = tokens.ones_like()?.to_dtype(DType::U8)?;
-    Rollout::new(contexts.features, tokens, mask, old, rewards, group_size, scale)
+    let judge = |contexts: &_, answers: &_| world.rewards(contexts, answers);
+    roll_out(policy, &contexts, group_size, scale, judge, rng)
 }
 // ANCHOR_END: roll_out
-
-/// Scores the answers of a rollout again.
-fn score(policy: &Mlp, rollout: &Rollout) -> Result<Scores> {
-    let logits = policy.logits(&rollout.prompts)?;
-    Ok(log_prob::of(&logits, &rollout.tokens.squeeze(1)?)?.unsqueeze(1)?.into())
-}
 
 /// GRPO's objective without the leash.
 fn objective() -> Result<Objective> {
@@ -451,7 +408,7 @@ fn learn(
     let tokens = plan.prompts * plan.group_size;
     let mut points = Vec::new();
     for step in 0..=plan.budget / tokens {
-        let rollout = roll_out(world, policy, plan, rng)?;
+        let rollout = sample(world, policy, plan, rng)?;
         points.push(measure(world, policy, plan, &rollout, step * tokens)?);
         let score = |rollout: &Rollout| score(policy, rollout);
         update(score, policy.variables(), optimizer, &rollout, &objective, steps)?;
@@ -542,7 +499,7 @@ fn group_gradient(
     plan: &Plan,
     rng: &mut StdRng,
 ) -> Result<Vec<f64>> {
-    let rollout = roll_out(world, policy, plan, rng)?;
+    let rollout = sample(world, policy, plan, rng)?;
     let scores = score(policy, &rollout)?;
     let (loss, _) = objective()?.loss(&rollout.batch(&scores.log_probs))?;
     let gradients = gradients::of(&loss, policy.variables())?;
