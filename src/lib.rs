@@ -12,7 +12,8 @@
 //! ops                                    what is slow in Candle, by hand
 //! gradients · optim · variables          training steps
 //! advantage · memory · moments           plain numbers
-//! cli · device · seed · plot · report    the ground floor
+//! cli · report · plot                    the ground floor: what a run takes and leaves
+//! device · seed · stats
 //! ```
 //!
 //! Errors are [`anyhow`] errors: a reader of this book wants a sentence that says
@@ -45,6 +46,7 @@ pub mod reward_model;
 pub mod rollout;
 pub mod sampling;
 pub mod seed;
+pub mod stats;
 pub mod update;
 pub mod variables;
 

@@ -153,7 +153,7 @@ impl Panel {
         let at = |i: usize| {
             let numbers: Vec<f64> =
                 curves.iter().filter_map(|c| c.get(i).copied()).collect();
-            crate::report::mean_std(&numbers)
+            crate::stats::mean_std(&numbers)
         };
         let stats: Vec<(f64, f64, f64)> =
             x.iter().enumerate().map(|(i, &x)| (x, at(i).0, at(i).1)).collect();

@@ -12,7 +12,7 @@ use grpo::{
     plot::{Figure, Panel, Scale},
     policy::{Mlp, Policy, Table},
     report::{self, Kind, Output},
-    sampling, seed,
+    sampling, seed, stats,
 };
 use rand::rngs::StdRng;
 
@@ -299,7 +299,7 @@ fn bandit(out: &mut Output, run: &RunArgs) -> Result<()> {
     let [sampled, exact] = curves(&world, run)?;
     let best = world.best_reward()?;
     let at = |curves: &[Vec<f64>], step: usize| {
-        report::mean_std(&curves.iter().map(|curve| curve[step]).collect::<Vec<_>>())
+        stats::mean_std(&curves.iter().map(|curve| curve[step]).collect::<Vec<_>>())
     };
     let mut table = report::Table::new(["step", "REINFORCE", "exact gradient"]);
     for step in [0, 25, 50, 100, 200, STEPS] {

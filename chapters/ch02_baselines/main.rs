@@ -13,7 +13,7 @@ use grpo::{
     plot::{Figure, Panel},
     policy::{Mlp, Policy},
     report::{self, Kind, Output, Table},
-    sampling, seed,
+    sampling, seed, stats,
 };
 use rand::{Rng, rngs::StdRng};
 use rand_distr::StandardNormal;
@@ -459,7 +459,7 @@ fn bandit(out: &mut Output, run: &RunArgs) -> Result<()> {
     for ((name, _), curves) in VARIANTS.iter().zip(&curves) {
         let cell = |step: usize| {
             let at: Vec<f64> = curves.iter().map(|c| c[step]).collect();
-            let (mean, std) = report::mean_std(&at);
+            let (mean, std) = stats::mean_std(&at);
             format!("{mean:.2} ± {std:.2}")
         };
         table.row([name.to_string(), cell(50), cell(100), cell(300)]);

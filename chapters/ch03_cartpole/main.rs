@@ -20,7 +20,7 @@ use grpo::{
     plot::{Figure, Panel},
     policy::{Mlp, Policy},
     report::{self, Kind, Output, Table},
-    seed,
+    seed, stats,
 };
 use rand::{Rng, rngs::StdRng};
 
@@ -150,7 +150,7 @@ fn rules(out: &mut Output, run: &RunArgs) -> Result<()> {
     let mut table =
         Table::new(["rule", "steps", "shortest", "pole fell", "left the track", "stood"]);
     for (name, episodes) in rows {
-        let (mean, std) = report::mean_std(&episodes.returns());
+        let (mean, std) = stats::mean_std(&episodes.returns());
         let shortest = episodes.steps.iter().min().copied().unwrap_or(0);
         let stood = episodes.ends.iter().filter(|end| **end == End::Truncated).count();
         let left =
@@ -368,7 +368,7 @@ impl Point {
         let seen = |value: fn(&Step) -> f64| step.as_ref().map_or(f64::NAN, value);
         Ok(Self {
             used: used as f64,
-            steps: report::mean_std(returns).0,
+            steps: stats::mean_std(returns).0,
             silent: advantage::silent_groups(returns, group_size)?,
             norm: seen(|step| step.norm),
             clipped: seen(|step| step.metrics.clip_low + step.metrics.clip_high),
@@ -443,7 +443,7 @@ fn train_methods(run: &RunArgs, effort: Effort) -> Result<Methods> {
 
 /// The mean of the fresh episodes of each seed.
 fn final_means<P>(seeds: &[Trained<P>]) -> Vec<f64> {
-    seeds.iter().map(|one| report::mean_std(&one.fresh).0).collect()
+    seeds.iter().map(|one| stats::mean_std(&one.fresh).0).collect()
 }
 
 /// Environment steps until a batch first lasted `GOOD` steps on average; `None` if a
@@ -457,11 +457,11 @@ fn steps_to_good<P>(seeds: &[Trained<P>]) -> Option<Vec<f64>> {
 /// The row of a method in a table: when it was good, how good it is at the end.
 fn summary<P>(name: &str, seeds: &[Trained<P>]) -> [String; 4] {
     let good = match steps_to_good(seeds) {
-        Some(used) => format!("{:.0}", report::mean_std(&used).0 / 1000.0),
+        Some(used) => format!("{:.0}", stats::mean_std(&used).0 / 1000.0),
         None => "–".into(),
     };
     let means = final_means(seeds);
-    let (mean, std) = report::mean_std(&means);
+    let (mean, std) = stats::mean_std(&means);
     let worst = means.iter().copied().fold(f64::INFINITY, f64::min);
     [name.into(), good, format!("{mean:.1} ± {std:.1}"), format!("{worst:.1}")]
 }
@@ -551,7 +551,7 @@ fn metrics(seeds: &[Trained<Mlp>], budget: usize) -> Figure {
     // A share has a mean of 0 or 1 for long: a band would leave the range of shares.
     let silent = on_grid(seeds, &grid, |p| p.silent);
     let mean =
-        |i: usize| report::mean_std(&silent.iter().map(|c| c[i]).collect::<Vec<_>>()).0;
+        |i: usize| stats::mean_std(&silent.iter().map(|c| c[i]).collect::<Vec<_>>()).0;
     let silent: Vec<_> = thousands.iter().enumerate().map(|(i, &x)| (x, mean(i))).collect();
     Figure::new(
         "Four metrics of GRPO on CartPole",
@@ -574,7 +574,7 @@ fn survival(out: &mut Output, run: &RunArgs, methods: &Methods) -> Result<()> {
     let mut table = Table::new(["policy", "steps survived", "shortest", "stood for 500"]);
     let mut row = |name: &str, all: &[Episodes]| {
         let returns: Vec<f64> = all.iter().flat_map(Episodes::returns).collect();
-        let (mean, std) = report::mean_std(&returns);
+        let (mean, std) = stats::mean_std(&returns);
         let shortest = returns.iter().copied().fold(f64::INFINITY, f64::min);
         let stood =
             all.iter().flat_map(|e| &e.ends).filter(|end| **end == End::Truncated).count();

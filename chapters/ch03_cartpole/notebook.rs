@@ -12,8 +12,8 @@ use grpo::{
     env::cartpole::{self, Episodes},
     gradients, log_prob,
     policy::{Mlp, Policy},
-    report::{self, Kind, Output, Table},
-    seed,
+    report::{Kind, Output, Table},
+    seed, stats,
 };
 
 /// Episodes in a group, and groups in a run.
@@ -113,7 +113,7 @@ pub fn run(repairs: Repairs, seed: u64, device: &Device) -> Result<Seen> {
         let starts = cartpole::group_starts(GROUP_SIZE, 1, &mut rng);
         let played =
             cartpole::rollout(starts, cartpole::sampled(&policy, &mut rng, device))?;
-        curve.push(report::mean_std(&played.returns()).0);
+        curve.push(stats::mean_std(&played.returns()).0);
         let chosen = chosen(&played, repairs.all_steps, device)?;
         let loss = loss(&policy, chosen, repairs)?;
         let gradients = gradients::of(&loss, policy.variables())?;
@@ -128,8 +128,8 @@ pub fn run(repairs: Repairs, seed: u64, device: &Device) -> Result<Seen> {
         gradient: largest_gradient,
         loss: largest_loss,
         moved: moved.sqrt(),
-        first: report::mean_std(&curve[..10]).0,
-        last: report::mean_std(&curve[UPDATES - 10..]).0,
+        first: stats::mean_std(&curve[..10]).0,
+        last: stats::mean_std(&curve[UPDATES - 10..]).0,
     })
 }
 
@@ -174,7 +174,7 @@ pub fn counterfactual(out: &mut Output, args: &RunArgs) -> Result<()> {
         })?;
         let largest = |f: fn(&Seen) -> f64| seen.iter().map(f).fold(0.0, f64::max);
         let mean = |f: fn(&Seen) -> f64| {
-            let (mean, std) = report::mean_std(&seen.iter().map(f).collect::<Vec<_>>());
+            let (mean, std) = stats::mean_std(&seen.iter().map(f).collect::<Vec<_>>());
             format!("{mean:.1} ± {std:.1}")
         };
         table.row([

@@ -217,7 +217,7 @@ fn episodes(out: &mut Output, run: &RunArgs, effort: Effort) -> Result<()> {
             end,
             worst,
         ]);
-        let (mean, _) = report::mean_std(&final_means(&seeds));
+        let (mean, _) = stats::mean_std(&final_means(&seeds));
         points.push((i as f64, mean));
         every.extend(final_means(&seeds).iter().map(|mean| (i as f64, *mean)));
         bar.inc(1);

@@ -14,7 +14,7 @@ fn trained() -> &'static Methods {
 }
 
 fn mean(numbers: &[f64]) -> f64 {
-    report::mean_std(numbers).0
+    stats::mean_std(numbers).0
 }
 
 #[test]

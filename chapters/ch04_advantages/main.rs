@@ -13,7 +13,7 @@ use grpo::{
     plot::{Figure, Panel},
     policy::Policy,
     report::{self, Kind, Output, Table},
-    seed,
+    seed, stats,
     variables::{self, Variables},
 };
 use gru::Gru;
@@ -129,7 +129,7 @@ fn step_panels(
     [marks, centred, advantages]: &[Vec<f64>; 3],
     factor: f64,
 ) -> [Panel; 3] {
-    let mean = report::mean_std(marks).0;
+    let mean = stats::mean_std(marks).0;
     let bars: Vec<_> = numbered(marks);
     let panel = |title: &str, label: &str, low: f64, high: f64| {
         Panel::new("essay", label).title(title).categories(0..8).y_range(low, high)
@@ -380,7 +380,7 @@ fn train(setting: Setting, seed: u64, device: &Device) -> Result<Learnt> {
     for step in 0..=STEPS {
         let completions = policy.sample(&PROMPT, setting.group_size, LENGTH, &mut rng)?;
         let shares = share_of_target(&completions)?;
-        learnt.rewards.push(report::mean_std(&shares).0);
+        learnt.rewards.push(stats::mean_std(&shares).0);
         learnt.silent.push(advantage::is_silent(&shares));
         if step == 0 || step == STEPS {
             let shown = completions.narrow(0, 0, setting.group_size.min(3))?.to_vec2()?;
@@ -457,7 +457,7 @@ fn learning(out: &mut Output, run: &RunArgs) -> Result<()> {
     for (from, to) in [(0, 0), (0, 10), (10, 20), (20, 40), (40, 60), (60, 80)] {
         let share = |which: usize| {
             let at: Vec<f64> = curves[which].iter().map(|curve| curve[to]).collect();
-            let (mean, std) = report::mean_std(&at);
+            let (mean, std) = stats::mean_std(&at);
             format!("{mean:.2} ± {std:.2}")
         };
         let silent = |which: usize| match to - from {
@@ -621,8 +621,8 @@ fn estimate_table(out: &mut Output, seed: u64) -> Result<()> {
         ("standardised", Weight::Standardised),
     ];
     for (name, weight) in weights {
-        let far = report::mean_std(&estimates(weight, 0.0, 20_000, &mut rng)?);
-        let near = report::mean_std(&estimates(weight, OPTIMUM, 20_000, &mut rng)?);
+        let far = stats::mean_std(&estimates(weight, 0.0, 20_000, &mut rng)?);
+        let near = stats::mean_std(&estimates(weight, OPTIMUM, 20_000, &mut rng)?);
         // Plus zero, so that no mean prints as -0.00.
         let cell = |(mean, std): (f64, f64)| {
             format!("{:.2} ± {std:.2}", (100.0 * mean).round() / 100.0 + 0.0)
@@ -653,7 +653,7 @@ fn one_parameter(out: &mut Output, run: &RunArgs) -> Result<()> {
         let (arrivals, ends): (Vec<f64>, Vec<f64>) =
             paths.iter().map(|p| arrival(p)).unzip();
         let ((steps, steps_std), (end, end_std)) =
-            (report::mean_std(&arrivals), report::mean_std(&ends));
+            (stats::mean_std(&arrivals), stats::mean_std(&ends));
         table.row([
             name.to_string(),
             format!("{rate}"),
@@ -862,7 +862,7 @@ fn group_sizes(out: &mut Output, seed: u64) -> Result<()> {
         let at = i as f64;
         let drawn = by_size(size, DRAWS, &mut rng)?;
         let stats = [&drawn.best_share, &drawn.best_normal, &drawn.good_answer]
-            .map(|numbers| report::mean_std(numbers));
+            .map(|numbers| stats::mean_std(numbers));
         let [a, b, c] = stats.map(|(mean, std)| format!("{mean:.2} ± {std:.2}"));
         let silent = format!("{:.0}%", 100.0 * drawn.silent);
         table.row([format!("{size}"), format!("{:.2}", bounds(size).0), a, silent, b, c]);

@@ -14,7 +14,7 @@ fn normals(count: usize, rng: &mut StdRng) -> Vec<f64> {
 }
 
 fn mean(numbers: impl IntoIterator<Item = f64>) -> f64 {
-    report::mean_std(&numbers.into_iter().collect::<Vec<_>>()).0
+    stats::mean_std(&numbers.into_iter().collect::<Vec<_>>()).0
 }
 
 #[test]
@@ -272,7 +272,7 @@ fn the_loss_of_the_notebook_has_no_gradient() {
 fn estimates_have_the_mean_that_theory_says() {
     let groups = 20_000;
     let stats = |weight, theta, seed| {
-        report::mean_std(&estimates(weight, theta, groups, &mut seed::rng(seed)).unwrap())
+        stats::mean_std(&estimates(weight, theta, groups, &mut seed::rng(seed)).unwrap())
     };
     // Far below 3 the reward is x − 3: its slope is 1, and centring keeps 7/8 of it.
     for (weight, expected) in [(Weight::Raw, 1.0), (Weight::Centred, 0.875)] {
@@ -304,7 +304,7 @@ fn standardising_changes_the_step_size() {
     let ratio = mean(arrivals(4)) / mean(arrivals(2));
     assert!((0.9..1.25).contains(&ratio), "{ratio}");
     // Raw rewards get there too, in paths that differ more from seed to seed.
-    let spread = |which| report::mean_std(&arrivals(which).collect::<Vec<_>>()).1;
+    let spread = |which| stats::mean_std(&arrivals(which).collect::<Vec<_>>()).1;
     assert!(spread(0) > 1.5 * spread(1), "{} {}", spread(0), spread(1));
     // Matched on the way up, centring ends closer; and ten times the reward is a
     // ten times larger step for it, and nothing for standardising.
@@ -358,7 +358,7 @@ fn the_best_advantage_grows_and_the_same_answer_settles() {
         let drawn: Vec<BySize> =
             SIZES.iter().map(|size| by_size(*size, 1_000, &mut rng).unwrap()).collect();
         let stats = |of: fn(&BySize) -> &[f64]| -> Vec<(f64, f64)> {
-            drawn.iter().map(|d| report::mean_std(of(d))).collect()
+            drawn.iter().map(|d| stats::mean_std(of(d))).collect()
         };
         let share = stats(|d| &d.best_share);
         let normal = stats(|d| &d.best_normal);

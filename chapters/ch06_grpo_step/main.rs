@@ -18,7 +18,7 @@ use grpo::{
     policy::{Mlp, Policy},
     report::{self, Kind, Output, Table},
     rollout::Rollout,
-    seed,
+    seed, stats,
     update::{Step, Steps, update},
 };
 
@@ -610,7 +610,7 @@ fn over_seeds(
 /// Mean and standard deviation over seeds of a number of the records at `rollout`.
 fn cell(seeds: &[Vec<Record>], rollout: usize, number: impl Fn(&Record) -> f64) -> String {
     let numbers: Vec<f64> = seeds.iter().map(|records| number(&records[rollout])).collect();
-    let (mean, std) = report::mean_std(&numbers);
+    let (mean, std) = stats::mean_std(&numbers);
     format!("{mean:.2} ± {std:.2}")
 }
 

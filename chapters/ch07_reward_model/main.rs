@@ -17,7 +17,7 @@ use grpo::{
     report::{self, Kind, Output, Table},
     reward_model::{self, RewardModel},
     rollout::Rollout,
-    sampling, seed,
+    sampling, seed, stats,
     update::{Steps, update},
     variables::{self, Variables},
 };
@@ -340,12 +340,12 @@ impl Measured {
 
 /// "mean ± standard deviation" of one number of each seed.
 fn cell(measured: &[Measured], number: impl Fn(&Measured) -> f64) -> String {
-    let (mean, std) = report::mean_std(&measured.iter().map(number).collect::<Vec<_>>());
+    let (mean, std) = stats::mean_std(&measured.iter().map(number).collect::<Vec<_>>());
     format!("{mean:.2} ± {std:.2}")
 }
 
 fn mean(numbers: impl Iterator<Item = f64>) -> f64 {
-    report::mean_std(&numbers.collect::<Vec<_>>()).0
+    stats::mean_std(&numbers.collect::<Vec<_>>()).0
 }
 
 fn demonstrations(out: &mut Output, easy: &Lab, hard: &Lab) -> Result<()> {
@@ -594,7 +594,7 @@ fn first_group(out: &mut Output, lab: &Lab) -> Result<()> {
         Ok(())
     })?;
     // The second half, where training has settled: what still moves is the measurement.
-    let spread = |curve: &[f64]| report::mean_std(&curve[POLICY_STEPS / 2..]).1;
+    let spread = |curve: &[f64]| stats::mean_std(&curve[POLICY_STEPS / 2..]).1;
     println!("reward-model reward, standard deviation over steps 100 to 200");
     println!("mean of the first group   {:.3}", spread(&first));
     println!("exact, over all contexts  {:.3}", spread(&exact));

@@ -379,7 +379,7 @@ fn the_first_group_shows_which_context_was_drawn() {
     })
     .unwrap();
     let late = &steps[POLICY_STEPS / 2..];
-    let spread = |numbers: Vec<f64>| report::mean_std(&numbers).1;
+    let spread = |numbers: Vec<f64>| stats::mean_std(&numbers).1;
     let first = spread(late.iter().map(|s| s.0).collect());
     let exact = spread(late.iter().map(|s| s.1).collect());
     assert!(first > 5.0 * exact, "{first} {exact}");

@@ -15,7 +15,7 @@ use grpo::{
     policy::{Mlp, Policy},
     report::{self, Kind, Output, Table},
     rollout::Rollout,
-    seed,
+    seed, stats,
     update::{Steps, update},
 };
 use rand::{Rng, rngs::StdRng};
@@ -105,7 +105,7 @@ fn baseline(out: &mut Output, seed: u64) -> Result<()> {
         Table::new(["G", "mean of the baseline", "its deviation", "sigma / sqrt(G)"]);
     let mut points = Vec::new();
     for size in GROUP_SIZES {
-        let (centre, deviation) = report::mean_std(&group_means(size, trials, &mut rng));
+        let (centre, deviation) = stats::mean_std(&group_means(size, trials, &mut rng));
         let theory = sigma / (size as f64).sqrt();
         let [a, b, c] = [centre, deviation, theory].map(|x| format!("{x:.4}"));
         table.row([size.to_string(), a, b, c]);
@@ -487,7 +487,7 @@ fn binned(runs: &[Vec<Point>], quantity: impl Fn(&Point) -> f64) -> Vec<Vec<f64>
 
 /// Mean and standard deviation over runs, as a cell of a table.
 fn cell(numbers: &[f64]) -> String {
-    let (mean, deviation) = report::mean_std(numbers);
+    let (mean, deviation) = stats::mean_std(numbers);
     format!("{mean:.2} ± {deviation:.2}")
 }
 
@@ -520,7 +520,7 @@ fn signal_and_noise(rows: &[Vec<f64>]) -> (f64, f64) {
     let (mut signal, mut noise) = (0.0, 0.0);
     for i in 0..rows[0].len() {
         let column: Vec<f64> = rows.iter().map(|row| row[i]).collect();
-        let (mean, deviation) = report::mean_std(&column);
+        let (mean, deviation) = stats::mean_std(&column);
         signal += mean * mean;
         noise += deviation * deviation;
     }
@@ -664,7 +664,7 @@ fn learning(out: &mut Output, lab: &Lab) -> Result<Curves> {
         let curves = binned(&all[r][w][i], |point| point.reward);
         let row = |k: usize| {
             let at: Vec<f64> = curves.iter().map(|curve| curve[k]).collect();
-            let (mean, deviation) = report::mean_std(&at);
+            let (mean, deviation) = stats::mean_std(&at);
             let middle = ((2 * k + 1) * EVERY / 2) as f64;
             [r as f64, w as f64, GROUP_SIZES[i] as f64, middle, mean, deviation]
         };
@@ -748,7 +748,7 @@ fn first_group(out: &mut Output, lab: &Lab) -> Result<()> {
             let late = |run: &Vec<Point>| -> Vec<f64> {
                 run[NOTEBOOK_STEPS - 100..NOTEBOOK_STEPS].iter().map(quantity).collect()
             };
-            let each = runs.iter().map(|run| report::mean_std(&late(run)).1);
+            let each = runs.iter().map(|run| stats::mean_std(&late(run)).1);
             format!("{:.3}", each.sum::<f64>() / runs.len() as f64)
         };
         let (score, truth) = (moves(|p| p.first_group), moves(|p| p.reward));
@@ -830,7 +830,7 @@ fn step_size(out: &mut Output, lab: &Lab) -> Result<()> {
                 let (Optimizer::Sgd(rate) | Optimizer::Adam(rate)) = optimizer;
                 let plan = plan(Reward::Verified, size);
                 let runs = lab.train(&Plan { optimizer, scale, budget: SHORT, ..plan })?;
-                let (mean, deviation) = report::mean_std(&reward_at(&runs, SHORT));
+                let (mean, deviation) = stats::mean_std(&reward_at(&runs, SHORT));
                 points.push((rate, mean, deviation));
                 bar.inc(1);
             }

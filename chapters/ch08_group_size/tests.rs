@@ -14,7 +14,7 @@ fn mean(numbers: &[f64]) -> f64 {
 fn the_baseline_of_the_notebook_has_its_mean_at_minus_one_sixth() {
     // E[r] = (1 − .5 − 1)/3; E[r²] = (1 + .25 + 1)/3.
     let means = group_means(4, 40_000, &mut seed::rng(900));
-    let (centre, deviation) = report::mean_std(&means);
+    let (centre, deviation) = stats::mean_std(&means);
     assert!((centre + 1.0 / 6.0).abs() < 0.01, "{centre}");
     assert!((deviation - (0.75f64 - 1.0 / 36.0).sqrt() / 2.0).abs() < 0.005, "{deviation}");
 }
@@ -210,7 +210,7 @@ fn the_first_group_wanders_where_the_true_reward_stands_still() {
     let plan = Plan::fixed_prompts(Reward::Graded, 8);
     for run in lab(5).train(&Plan { budget: 300 * 64, ..plan }).unwrap() {
         let late = |quantity: fn(&Point) -> f64| {
-            report::mean_std(&run[200..300].iter().map(quantity).collect::<Vec<_>>()).1
+            stats::mean_std(&run[200..300].iter().map(quantity).collect::<Vec<_>>()).1
         };
         let (score, truth) = (late(|p| p.first_group), late(|p| p.reward));
         assert!(score > 3.0 * truth, "{score} {truth}");
