@@ -50,7 +50,20 @@ impl Student {
     /// assert_eq!(variables::count(student.decoder.variables()), 204_864);
     /// ```
     pub fn new(task: &Task, rng: &mut StdRng, device: &Device) -> Result<Self> {
-        let tokenizer = Tokenizer::characters(&[END], task.characters)?;
+        Self::knowing(task.characters, task, rng, device)
+    }
+
+    /// The same, for a student who knows these characters.
+    ///
+    /// # Errors
+    /// Names the character of the task that is not among them.
+    pub fn knowing(
+        characters: &str,
+        task: &Task,
+        rng: &mut StdRng,
+        device: &Device,
+    ) -> Result<Self> {
+        let tokenizer = Tokenizer::characters(&[END], characters)?;
         let config = config(tokenizer.size(), tokenizer.id(END)?);
         Self::of(task, Decoder::new(&config, rng, DType::F32, device)?, tokenizer)
     }
@@ -79,9 +92,9 @@ impl Student {
     ///
     /// # Errors
     /// Passes on Candle's error when there is no memory for it.
-    pub fn copy(&self, task: &Task) -> Result<Self> {
-        let tokenizer = Tokenizer::characters(&[END], task.characters)?;
-        Self::of(task, self.decoder.frozen()?, tokenizer)
+    pub fn copy(&self) -> Result<Self> {
+        let tokenizer = self.tokenizer.clone();
+        Ok(Self { decoder: self.decoder.frozen()?, tokenizer, ..*self })
     }
 
     /// Samples `group_size` completions to each problem.
