@@ -15,7 +15,10 @@
 mod cache;
 pub mod config;
 pub mod decoder;
+pub mod exam;
 pub mod folder;
 pub mod generate;
 mod layers;
+pub mod sft;
+pub mod student;
 pub mod tokenizer;
