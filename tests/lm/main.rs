@@ -7,6 +7,7 @@ mod generate;
 mod learn;
 mod optim;
 mod parity;
+mod shards;
 mod tokenizer;
 
 use candle_core::{DType, Device::Cpu, Tensor};
