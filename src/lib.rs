@@ -12,6 +12,7 @@
 //! log_prob · mask · kl · sampling        tensors begin here
 //! ops                                    what is slow in Candle, by hand
 //! gradients · optim · variables          training steps
+//! reward · task                          plain words
 //! advantage · memory · moments           plain numbers
 //! cli · report · plot                    the ground floor: what a run takes and leaves
 //! device · seed · stats
@@ -45,12 +46,14 @@ pub mod plot;
 pub mod policy;
 pub mod ppo;
 pub mod report;
+pub mod reward;
 pub mod reward_model;
 pub mod rollout;
 pub mod sampling;
 pub mod seed;
 pub mod shards;
 pub mod stats;
+pub mod task;
 pub mod update;
 pub mod variables;
 

@@ -1,10 +1,12 @@
 //! The language model against transformers. One binary, because linking takes longer
 //! than running.
 
+mod candle_transformers;
 mod checkpoint;
 mod decoder;
 mod generate;
 mod learn;
+mod lora;
 mod optim;
 mod parity;
 mod shards;
