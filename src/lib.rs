@@ -11,6 +11,7 @@
 //! log_prob · mask · kl · sampling        tensors begin here
 //! ops                                    what is slow in Candle, by hand
 //! gradients · optim · variables          training steps
+//! reward · task                          plain words
 //! advantage · memory · moments           plain numbers
 //! cli · report · plot                    the ground floor: what a run takes and leaves
 //! device · seed · stats
@@ -42,11 +43,13 @@ pub mod plot;
 pub mod policy;
 pub mod ppo;
 pub mod report;
+pub mod reward;
 pub mod reward_model;
 pub mod rollout;
 pub mod sampling;
 pub mod seed;
 pub mod stats;
+pub mod task;
 pub mod update;
 pub mod variables;
 

@@ -16,9 +16,12 @@
 mod cache;
 pub mod config;
 pub mod decoder;
+pub mod exam;
 pub mod folder;
 pub mod generate;
 mod layers;
 pub mod lora;
 pub mod peft;
+pub mod sft;
+pub mod student;
 pub mod tokenizer;
