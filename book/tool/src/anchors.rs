@@ -133,9 +133,12 @@ fn bare(tokens: impl quote::ToTokens) -> usize {
     while let Some(token) = tokens.next() {
         let line = token.span().start().line;
         let hash = matches!(&token, proc_macro2::TokenTree::Punct(p) if p.as_char() == '#');
+        // A page may leave out for which build an item is, too.
         let documents = hash
             && tokens.peek().is_some_and(|t| {
-                t.to_string().trim_start_matches(['[', ' ']).starts_with("doc")
+                let attribute = t.to_string();
+                let attribute = attribute.trim_start_matches(['[', ' ']);
+                attribute.starts_with("doc") || attribute.starts_with("cfg")
             });
         if !documents {
             return line;

@@ -5,6 +5,7 @@
 //! Left out: spelling and style, because a person reads the book before it is published.
 
 use crate::anchors;
+use crate::exercises;
 use crate::fingerprint::Fingerprint;
 use crate::links;
 use crate::math::Math;
@@ -22,6 +23,7 @@ use std::rc::Rc;
 pub fn check(workspace: &Workspace) -> Result<Vec<Problem>> {
     let mut problems = chapters(workspace)?;
     anchors::check_sources(workspace, &mut problems)?;
+    exercises::check(workspace, &mut problems)?;
     match recording::all(workspace) {
         Ok(_) => recordings(workspace, &mut problems)?,
         Err(error) => {

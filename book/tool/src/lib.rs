@@ -12,6 +12,7 @@ pub mod anchors;
 pub mod check;
 pub mod compare;
 pub mod directives;
+pub mod exercises;
 pub mod figures;
 pub mod fingerprint;
 pub mod html;

@@ -7,6 +7,7 @@
 //! Left out: numbers for equations and tables, because a page is short enough to say "above".
 
 use crate::directives::{self, Directive};
+use crate::exercises;
 use crate::figures;
 use crate::includes;
 use crate::math::Math;
@@ -219,6 +220,14 @@ fn directive_edit(
         ("output", [name]) => block(text, directive, output(around, name, None)),
         ("output", [name, section]) => block(text, directive, output(around, name, Some(section))),
         ("figure", [path, caption]) => block(text, directive, figure(around, path, caption)),
+        ("exercise", [name]) => {
+            let inline = |text: &str| inline_markdown(text, around.math);
+            let shown = exercises::exercise(around.workspace, page, name, inline);
+            block(text, directive, shown)
+        }
+        ("solution", [name]) => {
+            block(text, directive, exercises::solution(around.workspace, page, name))
+        }
         ("ref", [path]) => match around.figures.get(*path) {
             Some(numbered) => {
                 let mut target = String::new();
@@ -236,9 +245,10 @@ fn directive_edit(
         ("include", _) => Err(one("an include is written {{#include PATH:ANCHOR}}".into())),
         ("output", _) => Err(one("an output is written {{#output RECORDING}} or {{#output RECORDING SECTION}}".into())),
         ("figure", _) => Err(one("a figure is written {{#figure RECORDING/NAME.svg \"caption\"}} or {{#figure drawings/NAME.svg \"caption\"}}".into())),
+        ("exercise" | "solution", _) => Err(one("an exercise is written {{#exercise NAME}}, its solution {{#solution NAME}}".into())),
         ("ref", _) => Err(one("a reference is written {{#ref RECORDING/NAME.svg}}".into())),
         (other, _) => Err(one(format!(
-            "there is no directive {other:?}; there are: include, output, figure, ref"
+            "there is no directive {other:?}; there are: include, output, figure, ref, exercise, solution"
         ))),
     }
 }

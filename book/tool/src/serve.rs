@@ -39,7 +39,8 @@ const RELOAD: &str = r#"<script>
 </script>"#;
 
 /// What the book is made of.
-const WATCHED: [&str; 9] = [
+const WATCHED: [&str; 10] = [
+    "book/stubs",
     "book/text",
     "book/theme",
     "book/drawings",
