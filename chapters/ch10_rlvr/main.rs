@@ -12,7 +12,7 @@ use grpo::{
     cli::{self, RunArgs},
     lm::{
         generate::{Completions, Streams},
-        student::Student,
+        student::{SHARDS, Student},
     },
     optim::{AdamW, warm_up_cosine},
     plot::{Figure, Panel},
@@ -21,9 +21,9 @@ use grpo::{
     reward::{Judged, judge},
     rollout::Rollout,
     sampling::Sampler,
-    seed, stats,
+    seed, shards, stats,
     task::Split,
-    update::{Step, Steps, update},
+    update::{Step, Steps, update_in_shards},
     variables::Variables,
 };
 use rand::{Rng, rngs::StdRng};
@@ -182,7 +182,10 @@ fn grpo_step(
     let mut taken = Vec::new();
     if let Some(rollout) = speaking(rollout, method.baseline)? {
         let (variables, objective) = (student.decoder.variables(), method.objective());
-        taken = update(score, variables, optimizer, &rollout, &objective, steps)?;
+        let split = shards::Split::over(SHARDS);
+        taken = update_in_shards(
+            score, variables, optimizer, &rollout, &objective, steps, split,
+        )?;
     }
     let silent = advantage::silent_groups(&judged.rewards, group)?;
     let tokens = sampled.lengths.iter().sum::<usize>() as f64;

@@ -8,6 +8,7 @@ use grpo::{
     objective::{Kl, Objective, recipe},
     policy::Mlp,
     sampling,
+    update::update,
 };
 
 // ANCHOR: toy

@@ -21,6 +21,9 @@ use anyhow::{Context, ensure};
 use candle_core::{DType, Device};
 use rand::rngs::StdRng;
 
+/// How many parts a batch is cut into: a setting of the model, since it changes the last
+/// digit of what is learnt. See [`crate::shards`].
+pub const SHARDS: usize = 2;
 /// The most tokens of a prompt and its completion together.
 pub const CONTEXT: usize = 48;
 
@@ -110,9 +113,14 @@ impl Student {
     ) -> Result<Completions> {
         let prompts = problems.iter().map(|problem| self.tokenizer.encode(&problem.prompt));
         let prompts = prompts.collect::<Result<Vec<_>>>()?;
-        let (max_tokens, end) = (self.max_tokens, self.end);
-        let settings =
-            Settings { group_size, max_tokens, sampler, stop: vec![end], pad: end };
+        let settings = Settings {
+            group_size,
+            max_tokens: self.max_tokens,
+            sampler,
+            stop: vec![self.end],
+            pad: self.end,
+            shards: SHARDS,
+        };
         generate(&self.decoder, &prompts, &settings, streams)
     }
 
