@@ -6,16 +6,16 @@ use grpo::{Result, advantage, dpo::Pairs, kl, log_prob, sampling};
 use rand::{Rng, rngs::StdRng};
 
 // ANCHOR: surprise
-/// σ(1.5) = 1 / (1 + 0.223). The push is 1 − P(what happened): the rest of the probability
-/// if the stronger one won, and σ(1.5) itself if it lost.
+/// σ(1.5) = 1 / (1 + 0.223). The push is 1 − P(what happened): the rest of the
+/// probability if the stronger one won, and σ(1.5) itself if it lost.
 pub fn surprise() -> [f64; 3] {
     [0.818, 0.182, 0.818]
 }
 // ANCHOR_END: surprise
 
 // ANCHOR: preference_loss
-/// −log σ(m) = log(1 + e^−m), and the 1 is e⁰: a log-sum-exp of two numbers, which Candle
-/// computes after it has taken out the larger one.
+/// −log σ(m) = log(1 + e^−m), and the 1 is e⁰: a log-sum-exp of two numbers, which
+/// Candle computes after it has taken out the larger one.
 pub fn preference_loss(chosen: &Tensor, rejected: &Tensor) -> Result<Tensor> {
     let minus_margin = (chosen - rejected)?.neg()?;
     let both = Tensor::stack(&[minus_margin.zeros_like()?, minus_margin], 1)?;
@@ -24,8 +24,8 @@ pub fn preference_loss(chosen: &Tensor, rejected: &Tensor) -> Result<Tensor> {
 // ANCHOR_END: preference_loss
 
 // ANCHOR: dpo_loss
-/// Bradley and Terry's loss with other rewards. Where the log-probs of the reference come
-/// from, no gradient must go: `detach`.
+/// Bradley and Terry's loss with other rewards. Where the log-probs of the
+/// reference come from, no gradient must go: `detach`.
 pub fn dpo_loss(policy: Pairs, reference: Pairs, beta: f64) -> Result<Tensor> {
     let reward = |log_probs: &Tensor, ref_log_probs: &Tensor| -> Result<Tensor> {
         Ok(((log_probs - ref_log_probs.detach())? * beta)?)
@@ -38,8 +38,8 @@ pub fn dpo_loss(policy: Pairs, reference: Pairs, beta: f64) -> Result<Tensor> {
 // ANCHOR_END: dpo_loss
 
 // ANCHOR: tilted
-/// π ∝ π_ref e^(r/β). Only differences of rewards count, so the largest one is taken away
-/// first, and no exponent is above 0.
+/// π ∝ π_ref e^(r/β). Only differences of rewards count, so the largest one is
+/// taken away first, and no exponent is above 0.
 pub fn tilted(reference: &[f64], rewards: &[f64], beta: f64) -> Vec<f64> {
     let possible = reference.iter().zip(rewards).filter(|(p, _)| **p > 0.0);
     let highest = possible.map(|(_, r)| *r).fold(f64::NEG_INFINITY, f64::max);
@@ -54,7 +54,8 @@ pub fn tilted(reference: &[f64], rewards: &[f64], beta: f64) -> Vec<f64> {
 // ANCHOR_END: tilted
 
 // ANCHOR: at_equal_kl
-/// The nearest point on the left, the nearest on the right, and the line between them.
+/// The nearest point on the left, the nearest on the right, and the line between
+/// them.
 pub fn at_equal_kl(line: &[(f64, f64)], kl: f64) -> Option<f64> {
     let below = line.iter().filter(|point| point.0 <= kl);
     let above = line.iter().filter(|point| point.0 >= kl);
@@ -69,8 +70,8 @@ pub fn at_equal_kl(line: &[(f64, f64)], kl: f64) -> Option<f64> {
 // ANCHOR_END: at_equal_kl
 
 // ANCHOR: train
-/// The loop of the GRPO step, with a table for a policy. `batch_mean` is the centring of
-/// one group, and `exact_policy_ref` the leash.
+/// The loop of the GRPO step, with a table for a policy. `batch_mean` is the
+/// centring of one group, and `exact_policy_ref` the leash.
 pub fn train(
     reference: &[f64],
     rewards: &[f64],

@@ -12,7 +12,8 @@ pub fn half_speak() -> usize {
 // ANCHOR_END: half_speak
 
 // ANCHOR: silent_share
-/// All right or all wrong. One answer alone is silent in any case: p + (1 − p) = 1.
+/// All right or all wrong. One answer alone is silent in any case: p + (1 − p) =
+/// 1.
 pub fn silent_share(p: f64, group_size: usize) -> f64 {
     let all = |chance: f64| chance.powi(group_size as i32);
     all(p) + all(1.0 - p)
@@ -54,7 +55,8 @@ pub fn group_means(group_size: usize, trials: usize, rng: &mut StdRng) -> Vec<f6
 // ANCHOR_END: group_means
 
 // ANCHOR: diminishing
-/// The deviation is σ/√G, so one more answer leaves √(G/(G + 1)) of it, whatever σ is.
+/// The deviation is σ/√G, so one more answer leaves √(G/(G + 1)) of it, whatever σ
+/// is.
 pub fn diminishing(share: f64) -> usize {
     let falls_by = |size: usize| 1.0 - (size as f64 / (size as f64 + 1.0)).sqrt();
     (1..).find(|&size| falls_by(size) < share).unwrap_or(usize::MAX)
@@ -62,9 +64,9 @@ pub fn diminishing(share: f64) -> usize {
 // ANCHOR_END: diminishing
 
 // ANCHOR: advantage_variance
-/// With k right answers the advantages are 1 − k/G, k times, and −k/G. Their squares sum
-/// to k(1 − k/G), and to G − 1 after the division by σ. The mean advantage is 0, so the
-/// mean square is the variance.
+/// With k right answers the advantages are 1 − k/G, k times, and −k/G. Their
+/// squares sum to k(1 − k/G), and to G − 1 after the division by σ. The mean
+/// advantage is 0, so the mean square is the variance.
 pub fn advantage_variance(p: f64, group_size: usize) -> [f64; 2] {
     let size = group_size as f64;
     let (mut plain, mut scaled) = (0.0, 0.0);
@@ -85,8 +87,8 @@ pub fn advantage_variance(p: f64, group_size: usize) -> [f64; 2] {
 // ANCHOR_END: advantage_variance
 
 // ANCHOR: best_group_size
-/// A budget of T pays for T / (prompt + G · answer) groups, and the variance of their mean
-/// is the variance of one group divided by their number. T divides out.
+/// A budget of T pays for T / (prompt + G · answer) groups, and the variance of
+/// their mean is the variance of one group divided by their number. T divides out.
 pub fn best_group_size(between: f64, within: f64, prompt: f64, answer: f64) -> usize {
     let variance = |size: usize| {
         let size = size as f64;
