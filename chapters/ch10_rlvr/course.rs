@@ -100,27 +100,37 @@ impl Course {
 
     /// One step, of fine-tuning or of GRPO, and an examination where one is due.
     pub fn advance(&mut self) -> Result<()> {
-        let Plan { sft_steps, work_steps, .. } = self.plan;
+        let Plan { sft_steps, work_steps, steps, .. } = self.plan;
         if self.step < sft_steps {
             self.imitate()?;
             self.step += 1;
-            if self.step == work_steps || self.step == sft_steps {
-                let point = self.examine()?;
+            if self.step == work_steps {
+                let point = self.examine(self.step, HELD_OUT)?;
                 self.record.fine_tuning.push(point);
             }
             if self.step == sft_steps {
                 self.begin_grpo()?;
             }
-        } else {
-            self.reinforce()?;
-            self.step += 1;
-            if (self.step - sft_steps).is_multiple_of(EXAM_EVERY)
-                || self.step == self.length()
-            {
-                let point = self.examine()?;
-                self.record.points.push(point);
-            }
+            return Ok(());
         }
+        self.reinforce()?;
+        self.step += 1;
+        let step = self.step - sft_steps;
+        if step.is_multiple_of(EXAM_EVERY) || step == steps {
+            let problems = if step == steps { HELD_OUT } else { BETWEEN };
+            let point = self.examine(step, problems)?;
+            self.record.points.push(point);
+        }
+        Ok(())
+    }
+
+    /// The student is now what GRPO starts from.
+    fn begin_grpo(&mut self) -> Result<()> {
+        self.start = self.student.copy()?;
+        self.optimizer = sft::optimizer(&self.student, self.plan.lr)?;
+        let point = self.examine(self.plan.sft_steps, HELD_OUT)?;
+        self.record.points.push(Point { step: 0, ..point.clone() });
+        self.record.fine_tuning.push(point);
         Ok(())
     }
 
@@ -140,14 +150,6 @@ impl Course {
         sft::step(&self.student, &mut self.optimizer, &shown, settings, number)
     }
 
-    fn begin_grpo(&mut self) -> Result<()> {
-        self.start = self.student.copy()?;
-        self.optimizer = sft::optimizer(&self.student, self.plan.lr)?;
-        let point = self.examine()?;
-        self.record.points.push(point);
-        Ok(())
-    }
-
     fn reinforce(&mut self) -> Result<()> {
         let step = self.step - self.plan.sft_steps;
         if self.plan.method.imitate {
@@ -155,7 +157,8 @@ impl Course {
             return Ok(());
         }
         let Self { plan, split, student, optimizer, .. } = self;
-        let (learnt, judged) = grpo_step(student, optimizer, split, plan, step)?;
+        let reward = |problem: &_, group: &[_], i| plan.method.reward.of(problem, group, i);
+        let (learnt, judged) = grpo_step(student, optimizer, split, plan, reward, step)?;
         if self.record.failures == 0
             && let Some(error) = judged.error
         {
@@ -168,15 +171,17 @@ impl Course {
         Ok(())
     }
 
-    /// Examines the student, and sums up the training steps since the last time.
-    fn examine(&mut self) -> Result<Point> {
+    /// Examines the student on the first `count` problems, and sums up the training steps
+    /// since the last time.
+    fn examine(&mut self, step: usize, count: usize) -> Result<Point> {
         let (problems, seed) = (&self.split.held_out, self.plan.seed);
+        let problems = &problems[..count.min(problems.len())];
         let sampled = exam(&self.student, problems, Sampler::at(1.0), seed)?;
         let greedy = exam(&self.student, problems, Sampler::greedy(), seed)?;
         let [worked, blurted] = [true, false].map(|worked| right_if(&sampled, worked));
         let learnt = Learnt::mean(&std::mem::take(&mut self.record.recent));
         Ok(Point {
-            step: self.step.checked_sub(self.plan.sft_steps).unwrap_or(self.step),
+            step,
             sampled: sampled.accuracy(),
             greedy: greedy.accuracy(),
             sampled_interval: sampled.interval(),

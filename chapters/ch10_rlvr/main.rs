@@ -22,7 +22,7 @@ use grpo::{
     rollout::Rollout,
     sampling::Sampler,
     seed, shards, stats,
-    task::Split,
+    task::{Problem, Split},
     update::{Step, Steps, update_in_shards},
     variables::Variables,
 };
@@ -55,9 +55,10 @@ const CLIP_EPS: f64 = 0.2;
 /// μ. One gradient step on each rollout: the ratio is then 1, and nothing is clipped.
 const EPOCHS: usize = 1;
 const MAX_NORM: f64 = 1.0;
-/// Steps between two examinations, and the problems of each.
-const EXAM_EVERY: usize = 10;
+/// Problems of the first and of the last examination, and of those between.
 const HELD_OUT: usize = 500;
+const BETWEEN: usize = 200;
+const EXAM_EVERY: usize = 10;
 // ANCHOR_END: settings
 
 /// What is drawn from which stream of random numbers.
@@ -160,6 +161,7 @@ fn grpo_step(
     optimizer: &mut AdamW,
     split: &Split,
     plan: &Plan,
+    reward: impl Fn(&Problem, &[String], usize) -> Result<f64>,
     step: usize,
 ) -> Result<(Learnt, Judged)> {
     let (method, group) = (&plan.method, plan.group_size);
@@ -172,7 +174,7 @@ fn grpo_step(
     let texts = student.texts(&sampled)?;
     let judged = judge(texts.len(), |i| {
         let (prompt, first) = (i / group, i / group * group);
-        method.reward.of(&problems[prompt], &texts[first..first + group], i - first)
+        reward(&problems[prompt], &texts[first..first + group], i - first)
     });
     let rollout = remember(&sampled, &judged.rewards, method.baseline, group)?;
 

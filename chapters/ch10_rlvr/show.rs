@@ -131,7 +131,7 @@ fn grpo(out: &mut Output, course: &Course) -> Result<()> {
             share(learnt(|l| Some(l.silent))),
         ]);
     }
-    print!("{table}");
+    print!("{table}\nreward, entropy, clipped and silent: means of the steps since the row before\n");
     if let Some(last) = course.record.points.last() {
         let interval = |(low, high): (f64, f64)| format!("{low:.3} to {high:.3}");
         println!(
@@ -191,7 +191,7 @@ fn line(points: &[Point], value: impl Fn(&Point) -> Option<f64>) -> Vec<(f64, f6
 }
 
 fn thinking(points: &[Point]) -> Figure {
-    let accuracy = Panel::new("step of GRPO", "share of 500 problems")
+    let accuracy = Panel::new("step of GRPO", "share of problems")
         .y_range(0.0, 1.02)
         .line(0, "right, sampled", &line(points, |p| Some(p.sampled)))
         .line(2, "right, greedy", &line(points, |p| Some(p.greedy)))
