@@ -131,7 +131,9 @@ fn grpo(out: &mut Output, course: &Course) -> Result<()> {
             share(learnt(|l| Some(l.silent))),
         ]);
     }
-    print!("{table}\nreward, entropy, clipped and silent: means of the steps since the row before\n");
+    print!(
+        "{table}\nreward, entropy, clipped and silent: means of the steps since the row before\n"
+    );
     if let Some(last) = course.record.points.last() {
         let interval = |(low, high): (f64, f64)| format!("{low:.3} to {high:.3}");
         println!(
