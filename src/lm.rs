@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! folder ──▶ config ──▶ decoder ──▶ logits            tokenizer: text ◀──▶ ids
-//!                          └──────▶ generate: completions with their log-probabilities
+//!                          ├──────▶ generate: completions with their log-probabilities
+//!                 peft ──▶ lora     adapters, trained in place of the weights
 //! ```
 //!
 //! Candle's own models give most of their variables no gradient, and do not say so: their
@@ -15,7 +16,12 @@
 mod cache;
 pub mod config;
 pub mod decoder;
+pub mod exam;
 pub mod folder;
 pub mod generate;
 mod layers;
+pub mod lora;
+pub mod peft;
+pub mod sft;
+pub mod student;
 pub mod tokenizer;

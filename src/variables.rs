@@ -7,6 +7,7 @@
 //! Left out: loading and saving, which is the business of checkpoints.
 
 use crate::{Result, seed};
+use anyhow::{Context, ensure};
 use candle_core::{DType, Device, Shape, Tensor, Var};
 use rand::rngs::StdRng;
 use std::collections::BTreeMap;
@@ -73,7 +74,7 @@ impl<'a> Init<'a> {
         // A `Var` and its tensor share storage: the tensor follows every later update.
         let tensor = variable.as_tensor().clone();
         let before = self.variables.insert(name.to_string(), variable);
-        anyhow::ensure!(before.is_none(), "there are two variables named `{name}`");
+        ensure!(before.is_none(), "there are two variables named `{name}`");
         Ok(tensor)
     }
 }
@@ -81,4 +82,19 @@ impl<'a> Init<'a> {
 /// How many numbers the variables hold together.
 pub fn count(variables: &Variables) -> usize {
     variables.values().map(|v| v.elem_count()).sum()
+}
+
+/// Whether these are the variables that a model needs: names and shapes.
+///
+/// # Errors
+/// Names the variable that is missing or too many, or that has another shape than it must.
+pub fn check(variables: &Variables, wanted: &[(String, Vec<usize>)]) -> Result<()> {
+    for (name, shape) in wanted {
+        let found = variables.get(name).with_context(|| format!("there is no {name}"))?;
+        let found = found.dims();
+        ensure!(found == shape, "{name} is {found:?}; it must be {shape:?}");
+    }
+    let extra = variables.keys().find(|name| !wanted.iter().any(|(w, _)| w == *name));
+    ensure!(extra.is_none(), "{} has no place in this model", extra.map_or("", |n| n));
+    Ok(())
 }

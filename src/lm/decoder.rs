@@ -20,15 +20,15 @@ use crate::{
         cache::Cache,
         config::Config,
         layers::{Norm, Pass, Rope, SwiGlu, attention},
+        lora::{Linear, Lora},
     },
     log_prob::{self, Scores},
     policy::Policy,
     seed,
-    variables::Variables,
+    variables::{self, Variables},
 };
 use anyhow::{Context, ensure};
 use candle_core::{DType, Device, Module, Tensor, Var};
-use candle_nn::Linear;
 use rand::rngs::StdRng;
 
 /// What is added to the score of a token that may not be looked at. Not −∞: a row of
@@ -43,7 +43,8 @@ pub struct Decoder {
     config: Config,
     net: Net,
     sampler: Net,
-    variables: Variables,
+    weights: Variables,
+    lora: Option<Lora>,
 }
 
 impl Decoder {
@@ -89,18 +90,39 @@ impl Decoder {
     /// [`Config::tensors`] says.
     pub fn from_variables(config: &Config, variables: Variables) -> Result<Self> {
         config.check()?;
-        let wanted = config.tensors();
-        for (name, shape) in &wanted {
-            let found =
-                variables.get(name).with_context(|| format!("there is no {name}"))?;
-            let found = found.dims();
-            ensure!(found == shape, "{name} is {found:?}; it must be {shape:?}");
+        variables::check(&variables, &config.tensors())?;
+        Self::of(config, variables, None)
+    }
+
+    fn of(config: &Config, weights: Variables, lora: Option<Lora>) -> Result<Self> {
+        let net = Net::new(config, &weights, lora.as_ref(), Pass::Train)?;
+        let sampler = Net::new(config, &weights, lora.as_ref(), Pass::Sample)?;
+        Ok(Self { config: config.clone(), net, sampler, weights, lora })
+    }
+
+    /// The same weights, frozen, with adapters that are trained in their place. Both
+    /// decoders share the weights: this one stays what it was, without a copy.
+    ///
+    /// # Errors
+    /// Names the adapter that does not fit; refuses a decoder that has adapters already.
+    pub fn adapted(&self, lora: Lora) -> Result<Self> {
+        ensure!(self.lora.is_none(), "this decoder has adapters; merge them first");
+        variables::check(lora.variables(), &lora.settings().tensors(&self.config)?)?;
+        for (name, variable) in lora.variables() {
+            let (found, wanted) = (variable.dtype(), self.dtype());
+            ensure!(found == wanted, "{name} is {found:?}; the weights are {wanted:?}");
         }
-        let extra = variables.keys().find(|name| !wanted.iter().any(|(w, _)| w == *name));
-        ensure!(extra.is_none(), "{} has no place in this model", extra.map_or("", |n| n));
-        let net = Net::new(config, &variables, Pass::Train)?;
-        let sampler = Net::new(config, &variables, Pass::Sample)?;
-        Ok(Self { config: config.clone(), net, sampler, variables })
+        Self::of(&self.config, self.weights.clone(), Some(lora))
+    }
+
+    /// All weights, frozen or not, without the adapters.
+    pub fn weights(&self) -> &Variables {
+        &self.weights
+    }
+
+    /// The adapters, where there are any.
+    pub fn lora(&self) -> Option<&Lora> {
+        self.lora.as_ref()
     }
 
     /// The shape of the model.
@@ -124,7 +146,8 @@ impl Decoder {
         &self.sampler
     }
 
-    /// A copy that does not follow updates: the reference of a KL.
+    /// A copy that does not follow updates: the reference of a KL. Adapters are merged
+    /// into it.
     ///
     /// # Errors
     /// Passes on Candle's error when there is no memory for it.
@@ -132,8 +155,11 @@ impl Decoder {
         let copy = |(name, variable): (&String, &Var)| {
             Ok((name.clone(), Var::from_tensor(&variable.as_tensor().copy()?)?))
         };
-        let variables = self.variables.iter().map(copy).collect::<Result<Variables>>()?;
-        Self::from_variables(&self.config, variables)
+        let weights = self.weights.iter().map(copy).collect::<Result<Variables>>()?;
+        if let Some(lora) = &self.lora {
+            lora.merge(&weights)?;
+        }
+        Self::of(&self.config, weights, None)
     }
 
     /// Logits of rows of unequal length: tokens (B, T) and mask (B, T), both as in
@@ -186,8 +212,9 @@ impl Policy for Decoder {
         self.masked_logits(tokens, None)
     }
 
+    /// The weights, or in their place the adapters.
     fn variables(&self) -> &Variables {
-        &self.variables
+        self.lora.as_ref().map_or(&self.weights, Lora::variables)
     }
 }
 
@@ -209,21 +236,28 @@ pub(crate) struct Net {
 }
 
 impl Net {
-    fn new(config: &Config, variables: &Variables, pass: Pass) -> Result<Self> {
+    fn new(
+        config: &Config,
+        weights: &Variables,
+        lora: Option<&Lora>,
+        pass: Pass,
+    ) -> Result<Self> {
+        let view = |variable: &Var| match pass {
+            Pass::Train => variable.as_tensor().clone(),
+            Pass::Sample => variable.as_detached_tensor(),
+        };
         let get = |name: &str| -> Result<Tensor> {
-            let variable =
-                variables.get(name).with_context(|| format!("there is no {name}"))?;
-            Ok(match pass {
-                Pass::Train => variable.as_tensor().clone(),
-                Pass::Sample => variable.as_detached_tensor(),
-            })
+            let weight =
+                weights.get(name).with_context(|| format!("there is no {name}"))?;
+            Ok(if lora.is_some() { weight.as_detached_tensor() } else { view(weight) })
         };
         let norm = |name: &str| -> Result<Norm> {
             Ok(Norm { weight: get(&format!("{name}.weight"))?, eps: config.rms_norm_eps })
         };
         let linear = |name: &str, bias: bool| -> Result<Linear> {
             let bias = bias.then(|| get(&format!("{name}.bias"))).transpose()?;
-            Ok(Linear::new(get(&format!("{name}.weight"))?, bias))
+            let adapter = lora.and_then(|lora| lora.adapter(name, view));
+            Ok(Linear::new(get(&format!("{name}.weight"))?, bias).with(adapter))
         };
         let embedding = get("model.embed_tokens.weight")?;
         let layer = |index: usize| -> Result<Layer> {

@@ -14,7 +14,6 @@
 use crate::{
     Result,
     lm::{config::Config, decoder::Decoder},
-    policy::Policy,
     variables::Variables,
 };
 use anyhow::{Context, bail, ensure};
@@ -65,8 +64,13 @@ pub fn read(folder: &Path, dtype: DType, device: &Device) -> Result<Decoder> {
                 let shape = wanted.remove(&name);
                 let shape =
                     shape.with_context(|| format!("{name} has no place in this model"))?;
-                check(&name, &view, &shape)?;
-                found.insert(name, Var::from_tensor(&view.load(device)?.to_dtype(dtype)?)?);
+                let size = view.shape();
+                ensure!(
+                    size == shape,
+                    "{name} is {size:?}; by config.json it must be {shape:?}"
+                );
+                let variable = load(&name, &view, dtype, device)?;
+                found.insert(name, variable);
             }
             Ok(found)
         };
@@ -107,13 +111,16 @@ pub fn config(folder: &Path) -> Result<Config> {
 ///
 /// # Errors
 /// Names the file that cannot be written; refuses a model that is none of the three
-/// architectures.
+/// architectures, or that has adapters (merge them, or write them with
+/// [`crate::lm::peft::write`]).
 pub fn write(decoder: &Decoder, folder: &Path) -> Result<()> {
+    let adapted = decoder.lora().is_some();
+    ensure!(!adapted, "this decoder has adapters; merge them, or write them as adapters");
     let describe = || format!("cannot write to {}", folder.display());
     let config = serde_json::to_string_pretty(&to_json(decoder.config())?)?;
     fs::create_dir_all(folder).with_context(describe)?;
     fs::write(folder.join("config.json"), config + "\n").with_context(describe)?;
-    let tensors = decoder.variables().iter().map(|(name, v)| (name, v.as_tensor()));
+    let tensors = decoder.weights().iter().map(|(name, v)| (name, v.as_tensor()));
     // transformers refuses a file that does not say this.
     let format = HashMap::from([("format".to_string(), "pt".to_string())]);
     let path = folder.join("model.safetensors");
@@ -176,14 +183,19 @@ fn files(folder: &Path) -> Result<BTreeMap<String, Option<BTreeSet<String>>>> {
     read_index().with_context(|| path.display().to_string())
 }
 
-fn check(name: &str, view: &TensorView, shape: &[usize]) -> Result<()> {
-    let (found, dtype) = (view.shape(), view.dtype());
-    ensure!(found == shape, "{name} is {found:?}; by config.json it must be {shape:?}");
+/// One tensor as a variable.
+pub(crate) fn load(
+    name: &str,
+    view: &TensorView,
+    dtype: DType,
+    device: &Device,
+) -> Result<Var> {
+    let found = view.dtype();
     ensure!(
-        matches!(dtype, Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16),
-        "{name} has dtype {dtype:?}; it must be F64, F32, F16 or BF16"
+        matches!(found, Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16),
+        "{name} has dtype {found:?}; it must be F64, F32, F16 or BF16"
     );
-    Ok(())
+    Ok(Var::from_tensor(&view.load(device)?.to_dtype(dtype)?)?)
 }
 
 /// Some files hold the output layer though it is the embedding; it must then be equal.
@@ -198,6 +210,6 @@ fn same_as_embedding(tensors: &SafeTensors, output: &TensorView) -> Result<()> {
     Ok(())
 }
 
-fn text(path: &Path) -> Result<String> {
+pub(crate) fn text(path: &Path) -> Result<String> {
     fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }

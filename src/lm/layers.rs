@@ -11,9 +11,9 @@
 //!
 //! Left out: dropout, because the models that this reads are trained without.
 
-use crate::Result;
+use crate::{Result, lm::lora::Linear};
 use candle_core::{D, DType, Device, Module, Tensor};
-use candle_nn::{Linear, ops, rotary_emb};
+use candle_nn::{ops, rotary_emb};
 
 /// What a forward pass is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,12 +1,15 @@
 //! The language model against transformers. One binary, because linking takes longer
 //! than running.
 
+mod candle_transformers;
 mod checkpoint;
 mod decoder;
 mod generate;
 mod learn;
+mod lora;
 mod optim;
 mod parity;
+mod shards;
 mod tokenizer;
 
 use candle_core::{DType, Device::Cpu, Tensor};
