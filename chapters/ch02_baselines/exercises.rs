@@ -104,12 +104,13 @@ pub fn gae_truncated(
 
 // ANCHOR: train_with_critic
 /// Trains a policy on the bandit with a critic that *learns*, and returns both,
-/// policy first. The policy is an `Mlp` of [8, 32, 10] and the critic one of [8,
-/// 32, 1], both in `F32` on the CPU. 300 steps with batches of 8; SGD for both,
-/// each with an optimiser of its own, and the learning rate 0.5 for the policy. The
-/// advantage of a sample is its reward minus what the critic said *before* it was
-/// trained on that sample. Look up rewards with `world.rewards` only. All
-/// randomness comes from `seed::rng(seed)`.
+/// policy first. Both are an `Mlp` in `F32` on the CPU with 8 features and 32
+/// hidden units; the policy has 10 outputs and the critic one. Train for 300 steps
+/// with batches of 8, by SGD, with an optimiser for each; the learning rate of the
+/// policy is 0.5, that of the critic is yours to choose. The advantage of a sample
+/// is its reward minus what the critic said *before* it was trained on that sample.
+/// Look up rewards with `world.rewards` only. All randomness comes from
+/// `seed::rng(seed)`.
 pub fn train_with_critic(world: &Bandit, seed: u64) -> Result<(Mlp, Mlp)> {
     todo!()
 }

@@ -47,8 +47,7 @@ pub fn optimal_baseline(probabilities: &[f64], rewards: &[f64]) -> f64 {
 // ANCHOR_END: optimal_baseline
 
 // ANCHOR: explained_variance
-/// Both variances are means over the same samples, so n or n − 1 makes no
-/// difference.
+/// Both variances are over the same samples, so their sums of squares will do.
 pub fn explained_variance(rewards: &[f64], values: &[f64]) -> f64 {
     let variance = |numbers: &[f64]| {
         let mean = numbers.iter().sum::<f64>() / numbers.len() as f64;
