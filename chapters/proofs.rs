@@ -11,8 +11,11 @@ use std::{
 };
 
 /// The checks of each chapter.
-const CHECKS: [&str; 2] =
-    [env!("CARGO_BIN_EXE_ch04_exercises"), env!("CARGO_BIN_EXE_ch05_exercises")];
+const CHECKS: [&str; 3] = [
+    env!("CARGO_BIN_EXE_ch04_exercises"),
+    env!("CARGO_BIN_EXE_ch05_exercises"),
+    env!("CARGO_BIN_EXE_ch06_exercises"),
+];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
