@@ -11,11 +11,12 @@ use std::{
 };
 
 /// The checks of each chapter.
-const CHECKS: [&str; 6] = [
+const CHECKS: [&str; 7] = [
     env!("CARGO_BIN_EXE_ch01_exercises"),
     env!("CARGO_BIN_EXE_ch02_exercises"),
     env!("CARGO_BIN_EXE_ch04_exercises"),
     env!("CARGO_BIN_EXE_ch05_exercises"),
+    env!("CARGO_BIN_EXE_ch06_exercises"),
     env!("CARGO_BIN_EXE_ch07_exercises"),
     env!("CARGO_BIN_EXE_ch08_exercises"),
 ];

@@ -75,11 +75,10 @@ pub fn advantage_variance(p: f64, group_size: usize) -> [f64; 2] {
 // ANCHOR_END: advantage_variance
 
 // ANCHOR: best_group_size
-/// The best G at equal work. The gradient of one group has the variance `between`
-/// + `within` / G: prompts differ, and so do the answers to one prompt. A group
-/// costs `prompt` + G · `answer` tokens, because its prompt is read once. A step
-/// has a fixed number of tokens to spend on groups, and its gradient is their
-/// mean.
+/// The best G at equal work. Prompts differ, and so do the answers to one prompt: the
+/// gradient of one group has the variance `between` + `within` / G. A prompt is read
+/// once, so a group costs `prompt` + G · `answer` tokens. A step has a fixed number
+/// of tokens to spend on groups, and its gradient is their mean.
 ///
 /// Returns the G from 2 to 1024 whose step has the smallest variance; of two that
 /// are equal the smaller. Ignore that the number of groups should be whole.

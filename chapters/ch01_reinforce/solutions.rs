@@ -18,15 +18,16 @@ pub fn moved() -> [f64; 3] {
 // ANCHOR_END: moved
 
 // ANCHOR: traced
-/// −(+0.5 · −15) = 7.5: to make it smaller, log π must rise. −(−0.5 · −15) = −7.5: to
-/// make it smaller still, log π must fall.
+/// −(+0.5 · −15) = 7.5: to make it smaller, log π must rise. −(−0.5 · −15) = −7.5:
+/// to make it smaller still, log π must fall.
 pub fn traced() -> [(f64, bool); 2] {
     [(7.5, true), (-7.5, false)]
 }
 // ANCHOR_END: traced
 
 // ANCHOR: rewards_to_go
-/// Backwards, because G_t = r_t + gamma G_{t+1}: one number carries all that is to come.
+/// Backwards, because G_t = r_t + gamma G_{t+1}: one number carries all that is to
+/// come.
 pub fn rewards_to_go(rewards: &[f64], gamma: f64) -> Vec<f64> {
     let mut to_go = vec![0.0; rewards.len()];
     let mut next = 0.0;
@@ -39,8 +40,8 @@ pub fn rewards_to_go(rewards: &[f64], gamma: f64) -> Vec<f64> {
 // ANCHOR_END: rewards_to_go
 
 // ANCHOR: score_estimate
-/// Every sample pushes its own logit by R and all logits by −R π, so both pushes can be
-/// added up for each token.
+/// Every sample pushes its own logit by R and all logits by −R π, so both pushes
+/// can be added up for each token.
 pub fn score_estimate(logits: &[f64], counts: &[u32], rewards: &[f64]) -> Vec<f64> {
     let probabilities = softmax(logits);
     let samples: f64 = counts.iter().copied().map(f64::from).sum();
@@ -63,8 +64,8 @@ fn softmax(logits: &[f64]) -> Vec<f64> {
 // ANCHOR_END: score_estimate
 
 // ANCHOR: variance
-/// E‖g‖² − ‖E g‖². What one sample of a token estimates is `score_estimate` with a count
-/// of 1 for it.
+/// E‖g‖² − ‖E g‖². What one sample of a token estimates is `score_estimate` with a
+/// count of 1 for it.
 pub fn variance(logits: &[f64], rewards: &[f64]) -> f64 {
     let mut mean = vec![0.0; logits.len()];
     let mut mean_square = 0.0;
@@ -80,7 +81,8 @@ pub fn variance(logits: &[f64], rewards: &[f64]) -> f64 {
 // ANCHOR_END: variance
 
 // ANCHOR: sample
-/// A dart thrown at a line on which each action has a stretch as long as its weight.
+/// A dart thrown at a line on which each action has a stretch as long as its
+/// weight.
 pub fn sample(logits: &Tensor, rng: &mut StdRng) -> Result<Tensor> {
     let rows = logits.to_dtype(DType::F64)?.to_vec2::<f64>()?;
     let draw = |row: Vec<f64>| {
@@ -102,8 +104,8 @@ pub fn sample(logits: &Tensor, rng: &mut StdRng) -> Result<Tensor> {
 // ANCHOR_END: sample
 
 // ANCHOR: pair_loss
-/// π(a, b) = π(a) · π(b | a), so the log-probabilities add. Both get the whole reward:
-/// nobody knows which of the two tokens earned it.
+/// π(a, b) = π(a) · π(b | a), so the log-probabilities add. Both get the whole
+/// reward: nobody knows which of the two tokens earned it.
 pub fn pair_loss(policy: &Table, pairs: &[[u32; 2]], rewards: &[f64]) -> Result<Tensor> {
     let column = |f: fn(&[u32; 2]) -> u32| -> Result<Tensor> {
         let numbers: Vec<u32> = pairs.iter().map(f).collect();

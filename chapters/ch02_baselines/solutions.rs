@@ -13,15 +13,15 @@ use grpo::{
 };
 
 // ANCHOR: two_constants
-/// The mean of the four makes them sum to 0. The largest reward is the last to stay at 0
-/// or above.
+/// The mean of the four makes them sum to 0. The largest reward is the last to stay
+/// at 0 or above.
 pub fn two_constants() -> [f64; 2] {
     [(0.8 + 0.3 + 0.9 + 0.2) / 4.0, 0.9]
 }
 // ANCHOR_END: two_constants
 
 // ANCHOR: leave_one_out
-/// With m the mean of all, the others have the mean (n m − r)/(n − 1), and
+/// With m the mean of all n, the others sum to n m − r, and
 /// r − (n m − r)/(n − 1) = (r − m) · n/(n − 1).
 pub fn leave_one_out(rewards: &[f64]) -> Result<Vec<f64>> {
     let n = rewards.len() as f64;
@@ -32,8 +32,8 @@ pub fn leave_one_out(rewards: &[f64]) -> Result<Vec<f64>> {
 // ANCHOR_END: leave_one_out
 
 // ANCHOR: optimal_baseline
-/// A mean of the rewards, each weighted by π(a) ‖∇ log π(a)‖². The squared length is
-/// (1 − π(a))² + Σ_{v≠a} π(v)² = 1 − 2 π(a) + Σ_v π(v)².
+/// A mean of the rewards, each weighted by π(a) ‖∇ log π(a)‖². The score is 1 − π(a)
+/// at a and −π(v) elsewhere, so its squared length is 1 − 2 π(a) + Σ_v π(v)².
 pub fn optimal_baseline(probabilities: &[f64], rewards: &[f64]) -> f64 {
     let squares: f64 = probabilities.iter().map(|p| p * p).sum();
     let weight = |p: &f64| p * (1.0 - 2.0 * p + squares);
@@ -47,7 +47,7 @@ pub fn optimal_baseline(probabilities: &[f64], rewards: &[f64]) -> f64 {
 // ANCHOR_END: optimal_baseline
 
 // ANCHOR: explained_variance
-/// Both variances are means over the same samples, so n or n − 1 makes no difference.
+/// Both variances are over the same samples, so their sums of squares will do.
 pub fn explained_variance(rewards: &[f64], values: &[f64]) -> f64 {
     let variance = |numbers: &[f64]| {
         let mean = numbers.iter().sum::<f64>() / numbers.len() as f64;
@@ -62,8 +62,8 @@ pub fn explained_variance(rewards: &[f64], values: &[f64]) -> f64 {
 // ANCHOR_END: explained_variance
 
 // ANCHOR: gae
-/// `goes_on` is 0 at the end of an episode. It stands in two places: nothing is expected
-/// after the end, and nothing that happened there comes back.
+/// `goes_on` is 0 at the end of an episode. It stands in two places: nothing is
+/// expected after the end, and nothing that happened there comes back.
 pub fn gae(
     rewards: &[f64],
     values: &[f64],
@@ -93,8 +93,8 @@ pub fn gae(
 // ANCHOR_END: gae
 
 // ANCHOR: gae_truncated
-/// After an end nothing is expected. After a cut the critic's value stands for what was
-/// not seen, but the advantage of the next entry is another episode's.
+/// After an end nothing is expected. After a cut the critic's value stands for what
+/// was not seen, but the advantage of the next entry is another episode's.
 pub fn gae_truncated(
     rewards: &[f64],
     values: &[f64],
@@ -117,8 +117,8 @@ pub fn gae_truncated(
 // ANCHOR_END: gae_truncated
 
 // ANCHOR: train_with_critic
-/// The loop of the page, with a second network and a second optimiser. The values become
-/// plain numbers before they meet the policy's loss.
+/// The loop of the page, with a second network and a second optimiser. The values
+/// become plain numbers before they meet the policy's loss.
 pub fn train_with_critic(world: &Bandit, seed: u64) -> Result<(Mlp, Mlp)> {
     let mut rng = seed::rng(seed);
     let policy = Mlp::new([8, 32, 10], &mut rng, DType::F32, &Device::Cpu)?;

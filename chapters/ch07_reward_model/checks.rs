@@ -86,8 +86,8 @@ fn preference_loss(yours: fn(&Tensor, &Tensor) -> Result<Tensor>) -> Result<()> 
     gradients_hold(
         yours,
         [&chosen, &rejected],
-        "at the last pair, with equal rewards, the winner must be pushed as well: do max, relu \
-         or abs have a corner there?",
+        "the last pair has equal rewards, and a push of one half, shared among four \
+         comparisons: do max, relu or abs have a corner there?",
     )?;
     gradients_hold(
         yours,

@@ -284,6 +284,8 @@ fn best_group_size(yours: fn(f64, f64, f64, f64) -> usize) -> Result<()> {
         (1.0, 16.0, 4.0, 1.0),
         (2.0, 9.0, 300.0, 7.0),
         (0.5, 4.0, 8.0, 1.0),
+        // The root is 2.49, and G = 3 is better all the same.
+        (1.0, 6.2, 1.0, 1.0),
         (0.001, 100.0, 10.0, 1.0),
         (1e-9, 1.0, 1.0, 1.0),
     ];
@@ -305,7 +307,8 @@ fn best_group_size(yours: fn(f64, f64, f64, f64) -> usize) -> Result<()> {
             (of_step(found) / of_step(best) - 1.0) < 1e-9,
             "between {between}, within {within}, prompt {prompt}, answer {answer}: a step of a \
              million tokens has the variance {:.3e} with your G = {found}, and {:.3e} with \
-             G = {best}: does the number of groups that the tokens pay for depend on G?",
+             G = {best}: does the number of groups that the tokens pay for depend on G? And did you \
+             try whole numbers, and not round a root?",
             of_step(found),
             of_step(best)
         );
@@ -470,6 +473,10 @@ mod tests {
             }
         };
         says(best_group_size(prompts_paid_once), "a million tokens");
+        let rounded = |b: f64, w: f64, p: f64, a: f64| {
+            (w * p / (b * a)).sqrt().clamp(2.0, 1024.0).round() as usize
+        };
+        says(best_group_size(rounded), "round a root");
     }
 
     #[test]
