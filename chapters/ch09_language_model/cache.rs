@@ -135,8 +135,14 @@ pub fn timed(out: &mut Output, device: &Device) -> Result<()> {
         .collect();
     let write = |prompts: &[Vec<u32>], max_tokens| -> Result<Vec<Vec<u32>>> {
         let sampler = Sampler::greedy();
-        let settings =
-            Settings { group_size: 1, max_tokens, sampler, stop: vec![], pad: 0 };
+        let settings = Settings {
+            group_size: 1,
+            max_tokens,
+            sampler,
+            stop: vec![],
+            pad: 0,
+            shards: 1,
+        };
         let streams = Streams { seed: 0, step: 0, first_prompt: 0 };
         generate(&decoder, prompts, &settings, streams)?.ids()
     };
