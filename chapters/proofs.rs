@@ -11,7 +11,8 @@ use std::{
 };
 
 /// The checks of each chapter.
-const CHECKS: [&str; 1] = [env!("CARGO_BIN_EXE_ch04_exercises")];
+const CHECKS: [&str; 2] =
+    [env!("CARGO_BIN_EXE_ch03_exercises"), env!("CARGO_BIN_EXE_ch04_exercises")];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
