@@ -11,8 +11,16 @@ use std::{
 };
 
 /// The checks of each chapter.
-const CHECKS: [&str; 2] =
-    [env!("CARGO_BIN_EXE_ch03_exercises"), env!("CARGO_BIN_EXE_ch04_exercises")];
+const CHECKS: [&str; 8] = [
+    env!("CARGO_BIN_EXE_ch01_exercises"),
+    env!("CARGO_BIN_EXE_ch02_exercises"),
+    env!("CARGO_BIN_EXE_ch03_exercises"),
+    env!("CARGO_BIN_EXE_ch04_exercises"),
+    env!("CARGO_BIN_EXE_ch05_exercises"),
+    env!("CARGO_BIN_EXE_ch06_exercises"),
+    env!("CARGO_BIN_EXE_ch07_exercises"),
+    env!("CARGO_BIN_EXE_ch08_exercises"),
+];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
