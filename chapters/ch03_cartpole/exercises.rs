@@ -75,11 +75,8 @@ pub fn largest_fall(curve: &[f64]) -> Option<(usize, usize)> {
 /// order: 1 pushes to the right, 0 to the left. `cartpole::step` gives the next state. An
 /// environment that has then `cartpole::fallen` is `Terminated`, and one that has lasted
 /// `cartpole::MAX_STEPS` without falling is `Truncated`. Environments that had ended stay as
-/// they are.
-///
-/// # Errors
-/// A wrong number of actions, or an action other than 0 and 1, is an error, and nothing
-/// has moved.
+/// they are. A wrong number of actions, or an action other than 0 and 1, is an error, and
+/// nothing has moved.
 pub fn step_all(
     states: &mut [State],
     steps: &mut [usize],
