@@ -57,8 +57,14 @@ fn sample(decoder: &Decoder) -> Result<Completions> {
     let prompts: Vec<Vec<u32>> = (0..PROMPTS).map(prompt).collect();
     // Nothing stops: every row runs to the end.
     let sampler = Sampler::at(1.0);
-    let settings =
-        Settings { group_size: GROUP, max_tokens: NEW, sampler, stop: Vec::new(), pad: 0 };
+    let settings = Settings {
+        group_size: GROUP,
+        max_tokens: NEW,
+        sampler,
+        stop: Vec::new(),
+        pad: 0,
+        shards: 1,
+    };
     generate(decoder, &prompts, &settings, Streams { seed: 0, step: 0, first_prompt: 0 })
 }
 

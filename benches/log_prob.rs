@@ -9,50 +9,31 @@
 //! second time. Other arguments go to criterion: `-- small` runs one size.
 
 use candle_core::{D, DType, Device::Cpu, Tensor, Var};
-use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use criterion::{BenchmarkId, Criterion, criterion_group};
 use grpo::{
     Result, log_prob, mask,
     objective::{Batch, Objective, recipe},
     seed,
 };
-use std::{
-    alloc::{GlobalAlloc, Layout, System},
-    sync::atomic::{AtomicUsize, Ordering::Relaxed},
-};
+use std::process::Command;
 
-/// The system's allocator, which also remembers how much was in use at most.
-struct Counting;
-
-static USED: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call is passed on to `System` as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        PEAK.fetch_max(USED.fetch_add(layout.size(), Relaxed) + layout.size(), Relaxed);
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        PEAK.fetch_max(USED.fetch_add(layout.size(), Relaxed) + layout.size(), Relaxed);
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        USED.fetch_sub(layout.size(), Relaxed);
-        unsafe { System.dealloc(pointer, layout) }
-    }
+/// What one step held at most, in MB: by the kernel's account (Linux only), in a process
+/// of its own, whose allocator is told not to keep memory.
+fn peak_megabytes(size: &str, way: &str) -> Option<f64> {
+    let program = std::env::current_exe().ok()?;
+    let output = Command::new(program)
+        .args(["--peak", size, way])
+        .env("MIMALLOC_PURGE_DELAY", "0")
+        .output()
+        .ok()?;
+    String::from_utf8(output.stdout).ok()?.trim().parse().ok()
 }
 
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-/// What was in use at most while `f` ran, beyond what was in use before, in MB.
-fn peak_megabytes(f: impl Fn()) -> f64 {
-    let before = USED.load(Relaxed);
-    PEAK.store(before, Relaxed);
-    f();
-    (PEAK.load(Relaxed) - before) as f64 / 1e6
+/// A line of the kernel's account of this process, in MB.
+fn megabytes(line: &str) -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let found = status.lines().find_map(|l| l.strip_prefix(line))?;
+    Some(found.trim().strip_suffix("kB")?.trim().parse::<f64>().ok()? * 1024.0 / 1e6)
 }
 
 struct Task {
@@ -93,24 +74,40 @@ fn naive(logits: &Tensor, ids: &Tensor) -> Result<Tensor> {
     Ok(log_softmax.gather(&ids.unsqueeze(D::Minus1)?, D::Minus1)?.squeeze(D::Minus1)?)
 }
 
+const SIZES: [(&str, [usize; 3]); 2] =
+    [("small", [64, 36, 64]), ("large", [32, 256, 8192])];
+
+type LogProb = fn(&Tensor, &Tensor) -> Result<Tensor>;
+const WAYS: [(&str, LogProb); 2] = [("gathered", log_prob::of), ("naive", naive)];
+
+/// Prints what one step adds to the memory of this process.
+fn peak(size: &str, way: &str) -> Option<()> {
+    let (_, [b, t, v]) = SIZES.into_iter().find(|(name, _)| *name == size)?;
+    let (_, log_prob) = WAYS.into_iter().find(|(name, _)| *name == way)?;
+    let task = Task::new(b, t, v).ok()?;
+    // Forgets the peak of making the task.
+    std::fs::write("/proc/self/clear_refs", "5").ok()?;
+    let before = megabytes("VmRSS:")?;
+    task.step(log_prob).ok()?;
+    println!("{:.1}", megabytes("VmHWM:")? - before);
+    Some(())
+}
+
 fn bench(criterion: &mut Criterion) {
     // `cargo test --all-targets` runs this too, without `--bench` and only to see it run.
     let is_test = !std::env::args().any(|argument| argument == "--bench");
-    let sizes = [("small", 64, 36, 64), ("large", 32, 256, 8192)];
-    for (name, b, t, v) in sizes.into_iter().take(if is_test { 1 } else { 2 }) {
+    for (name, [b, t, v]) in SIZES.into_iter().take(if is_test { 1 } else { 2 }) {
         let mut group = criterion.benchmark_group(format!("{name} ({b}, {t}, {v})"));
         group.sample_size(10);
         let mut task = None;
-        let ways = [("gathered", log_prob::of as fn(&_, &_) -> _), ("naive", naive)];
-        for (way, log_prob) in ways {
-            let mut peak = None;
+        for (way, log_prob) in WAYS {
+            let mut ran = false;
             group.bench_function(BenchmarkId::from_parameter(way), |bencher| {
+                ran = true;
                 let task = task.get_or_insert_with(|| Task::new(b, t, v).unwrap());
-                let step = || task.step(log_prob).unwrap();
-                peak.get_or_insert_with(|| peak_megabytes(step));
-                bencher.iter(step);
+                bencher.iter(|| task.step(log_prob).unwrap());
             });
-            if let Some(peak) = peak {
+            if let Some(peak) = peak_megabytes(name, way).filter(|_| ran) {
                 println!("                        peak:   {peak:.1} MB");
             }
         }
@@ -119,4 +116,15 @@ fn bench(criterion: &mut Criterion) {
 }
 
 criterion_group!(benches, bench);
-criterion_main!(benches);
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    if let [_, flag, size, way] = &arguments[..]
+        && flag == "--peak"
+    {
+        peak(size, way);
+        return;
+    }
+    benches();
+    Criterion::default().configure_from_args().final_summary();
+}

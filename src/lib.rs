@@ -8,6 +8,7 @@
 //! objective                              one loss, four choices
 //! checkpoint · lm                        a run on disk; a language model
 //! policy · env                           what is trained, and where
+//! backward                               gradients of a batch in shards
 //! log_prob · mask · kl · sampling        tensors begin here
 //! ops                                    what is slow in Candle, by hand
 //! gradients · optim · variables          training steps
@@ -15,6 +16,7 @@
 //! advantage · memory · moments           plain numbers
 //! cli · report · plot                    the ground floor: what a run takes and leaves
 //! device · seed · stats
+//! shards                                 work over the cores
 //! ```
 //!
 //! Errors are [`anyhow`] errors: a reader of this book wants a sentence that says
@@ -24,6 +26,7 @@
 //! `grpo::advantage::gae` tells you which file to open.
 
 pub mod advantage;
+pub mod backward;
 pub mod checkpoint;
 pub mod cli;
 pub mod device;
@@ -48,10 +51,17 @@ pub mod reward_model;
 pub mod rollout;
 pub mod sampling;
 pub mod seed;
+pub mod shards;
 pub mod stats;
 pub mod task;
 pub mod update;
 pub mod variables;
+
+/// Candle asks for memory and gives it back at every operation. The system's allocator
+/// returns the large pieces to the kernel each time, where threads wait for each other;
+/// this one keeps them. Two threads then train twice as fast, not slower than one.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// The result of everything in this crate that can fail.
 pub type Result<T> = anyhow::Result<T>;

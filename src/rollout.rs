@@ -7,17 +7,18 @@
 //!
 //! `old_` is the policy that sampled; `ref_` is the one that the KL is measured against.
 //!
-//! Left out: the mask of prompts of unequal length, because only the policy that reads
-//! them needs it.
+//! Left out: the texts, because a reward reads them before anything is remembered.
 
 use crate::{
     Result,
     advantage::{Scale, group_relative, groups, is_silent},
     mask,
     objective::Batch,
+    shards::Split,
 };
 use anyhow::{bail, ensure};
 use candle_core::{DType, Tensor};
+use std::ops::Range;
 
 /// B sampled completions of at most T tokens, scored.
 #[derive(Debug, Clone)]
@@ -25,6 +26,8 @@ pub struct Rollout {
     /// What was answered, one row for each completion: (B, …), ids (B, P) for a language
     /// model.
     pub prompts: Tensor,
+    /// Which tokens of the prompts count, (B, P) of dtype `U8`; `None` where all do.
+    pub prompt_mask: Option<Tensor>,
     /// The completions, ids (B, T) of dtype `U32`, padded on the right.
     pub tokens: Tensor,
     /// Which tokens count, (B, T) of dtype `U8`.
@@ -100,9 +103,10 @@ impl Rollout {
         let advantages = group_relative(&rewards, group_size, scale)?;
         let advantages =
             Tensor::new(advantages, tokens.device())?.to_dtype(old_log_probs.dtype())?;
-        let ref_log_probs = None;
+        let (prompt_mask, ref_log_probs) = (None, None);
         Ok(Self {
             prompts,
+            prompt_mask,
             tokens,
             mask,
             old_log_probs,
@@ -111,6 +115,22 @@ impl Rollout {
             advantages,
             group_size,
         })
+    }
+
+    /// Adds the mask (B, P) of prompts that are padded on the left.
+    ///
+    /// # Errors
+    /// Says the two shapes when they disagree.
+    pub fn with_prompt_mask(mut self, prompt_mask: Option<&Tensor>) -> Result<Self> {
+        if let Some(mask) = prompt_mask {
+            let (found, shape) = (mask.dims(), self.prompts.dims());
+            ensure!(
+                found == shape,
+                "prompt_mask is {found:?} and prompts {shape:?}; they must agree"
+            );
+        }
+        self.prompt_mask = prompt_mask.cloned();
+        Ok(self)
     }
 
     /// Adds the log-probabilities (B, T) of the reference.
@@ -153,6 +173,7 @@ impl Rollout {
             |x: &Tensor| Ok::<_, anyhow::Error>(x.contiguous()?.index_select(&rows, 0)?);
         Ok(Self {
             prompts: take(&self.prompts)?,
+            prompt_mask: self.prompt_mask.as_ref().map(take).transpose()?,
             tokens: take(&self.tokens)?,
             mask: take(&self.mask)?,
             old_log_probs: take(&self.old_log_probs)?,
@@ -161,6 +182,17 @@ impl Rollout {
             advantages: take(&self.advantages)?,
             group_size: self.group_size,
         })
+    }
+
+    /// The pieces of each shard, all of them whole groups, in the order of the rollout.
+    ///
+    /// # Errors
+    /// Passes on Candle's error.
+    pub fn split(&self, split: Split) -> Result<Vec<Vec<Self>>> {
+        let piece = |groups: Range<usize>| self.select(&groups.collect::<Vec<_>>());
+        let shard = |pieces: Vec<_>| pieces.into_iter().map(piece).collect();
+        let shards = split.of(self.rewards.len() / self.group_size);
+        shards.into_iter().map(shard).collect()
     }
 
     /// The numbers of the groups whose rewards differ, for [`Rollout::select`].

@@ -11,11 +11,10 @@
 //! Left out: saving the state of a generator, because a run that must resume derives
 //! a fresh [`stream`] from its seed and its step number instead.
 
-use crate::Result;
+use crate::{Result, shards};
 use candle_core::{DType, Device, Shape, Tensor};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use rand_distr::StandardNormal;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// The generator of a run.
 ///
@@ -70,7 +69,7 @@ pub fn normal(
 }
 
 /// Runs `f` once for every seed `0..seeds`, on as many threads as there are cores,
-/// and returns the results in the order of the seeds.
+/// and returns the results in the order of the seeds: [`shards::run`] by another name.
 ///
 /// # Errors
 /// The error of the lowest seed that failed.
@@ -83,27 +82,5 @@ pub fn over_seeds<T: Send>(
     seeds: u64,
     f: impl Fn(u64) -> Result<T> + Sync,
 ) -> Result<Vec<T>> {
-    let seeds = seeds as usize;
-    let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
-    let next = AtomicUsize::new(0);
-    let mut results: Vec<(usize, Result<T>)> = std::thread::scope(|scope| {
-        let worker = || {
-            let mut done = Vec::new();
-            loop {
-                let seed = next.fetch_add(1, Ordering::Relaxed);
-                if seed >= seeds {
-                    return done;
-                }
-                done.push((seed, f(seed as u64)));
-            }
-        };
-        let workers: Vec<_> =
-            (0..threads.min(seeds)).map(|_| scope.spawn(worker)).collect();
-        let join = |w: std::thread::ScopedJoinHandle<'_, _>| {
-            w.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        };
-        workers.into_iter().flat_map(join).collect()
-    });
-    results.sort_by_key(|(seed, _)| *seed);
-    results.into_iter().map(|(_, result)| result).collect()
+    shards::run(seeds as usize, |seed| f(seed as u64))
 }

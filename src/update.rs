@@ -52,10 +52,11 @@
 //! wants them, and a schedule for the learning rate.
 
 use crate::{
-    Result, gradients,
+    Result, backward, gradients,
     log_prob::Scores,
     objective::{Batch, Metrics, Objective},
     rollout::Rollout,
+    shards::Split,
     variables::Variables,
 };
 use anyhow::{Context, ensure};
@@ -110,3 +111,36 @@ pub fn update(
     (0..epochs).map(|epoch| step().with_context(|| format!("epoch {epoch}"))).collect()
 }
 // ANCHOR_END: update
+
+/// [`update`] with the rollout cut into parts of whole groups, over threads or one after
+/// the other: see [`backward`]. It takes the same steps, up to rounding.
+///
+/// # Errors
+/// As [`update`].
+// ANCHOR: update_in_shards
+pub fn update_in_shards(
+    score: impl Fn(&Rollout) -> Result<Scores> + Sync,
+    variables: &Variables,
+    optimizer: &mut impl Optimizer,
+    rollout: &Rollout,
+    objective: &Objective,
+    steps: Steps,
+    split: Split,
+) -> Result<Vec<Step>> {
+    let Steps { epochs, max_norm } = steps;
+    ensure!(epochs > 0, "epochs is 0; it must be at least 1");
+    let parts = rollout.split(split)?;
+    let loss = |scores: &Scores| {
+        let batch = rollout.batch(&scores.log_probs);
+        objective.loss(&Batch { entropy: scores.entropy.as_ref(), ..batch })
+    };
+    let mut step = || -> Result<Step> {
+        let (mut gradients, metrics) =
+            backward::in_shards(&parts, variables, &score, loss)?;
+        let grad_norm = gradients::clip_norm(&mut gradients, variables, max_norm)?;
+        optimizer.step(&gradients)?;
+        Ok(Step { metrics, grad_norm })
+    };
+    (0..epochs).map(|epoch| step().with_context(|| format!("epoch {epoch}"))).collect()
+}
+// ANCHOR_END: update_in_shards

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Each completion draws from a stream of its own, named by (step, prompt, completion).
-//! How the prompts are split over batches, threads or machines then changes nothing.
+//! How the prompts are split over batches, threads or machines then changes nothing but
+//! the last digit of a log-probability.
 //!
 //! Left out: adding new prompts as rows become free, because a training step waits for
 //! all its completions anyway.
@@ -20,11 +21,12 @@ use crate::{
     },
     mask,
     sampling::Sampler,
-    seed,
+    seed, shards,
 };
 use anyhow::{Context, ensure};
 use candle_core::{DType, Device, Tensor};
 use rand::rngs::StdRng;
+use std::ops::Range;
 
 /// What to generate.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,6 +42,9 @@ pub struct Settings {
     /// What fills the rows, on the left of prompts and on the right of completions. It
     /// may be one of `stop`: length decides what counts, never the token.
     pub pad: u32,
+    /// How many parts the prompts are cut into, each a batch of its own: see
+    /// [`crate::shards`].
+    pub shards: usize,
 }
 
 /// Where the randomness comes from: completion `c` of the i-th prompt draws from
@@ -98,7 +103,8 @@ impl Completions {
 /// let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/tiny-qwen3");
 /// let decoder = folder::read(folder.as_ref(), DType::F32, &Device::Cpu)?;
 /// let sampler = Sampler::at(1.0);
-/// let settings = Settings { group_size: 2, max_tokens: 5, sampler, stop: vec![2], pad: 0 };
+/// let settings =
+///     Settings { group_size: 2, max_tokens: 5, sampler, stop: vec![2], pad: 0, shards: 1 };
 /// let streams = Streams { seed: 7, step: 0, first_prompt: 0 };
 /// let sampled = generate(&decoder, &[vec![289, 267], vec![19]], &settings, streams)?;
 /// assert_eq!(sampled.prompts.to_vec2::<u32>()?, [[289, 267], [289, 267], [0, 19], [0, 19]]);
@@ -115,15 +121,42 @@ pub fn generate(
     settings: &Settings,
     streams: Streams,
 ) -> Result<Completions> {
-    let Settings { group_size, max_tokens, .. } = *settings;
     check(decoder, prompts, settings)?;
-    let (net, device) = (decoder.sampler(), decoder.device());
+    let device = decoder.device();
     let (padded, prompt_mask) = left_pad(prompts, settings.pad, device)?;
-    let width = padded.dim(1)?;
-    let mut rows = rows(prompts.len(), group_size, streams);
+    let shards = shards::cut(0..prompts.len(), settings.shards);
+    let rows = shards::run(shards.len(), |shard| {
+        let part = |x: &Tensor| x.narrow(0, shards[shard].start, shards[shard].len());
+        let mask = prompt_mask.as_ref().map(part).transpose()?;
+        let rows = rows(shards[shard].clone(), settings.group_size, streams);
+        complete(decoder, &part(&padded)?, mask.as_ref(), rows, settings)
+    })?;
+    let groups = (0..prompts.len() as u32)
+        .flat_map(|prompt| std::iter::repeat_n(prompt, settings.group_size));
+    let groups = Tensor::from_iter(groups, device)?;
+    let prompt_mask = prompt_mask.map(|mask| mask.index_select(&groups, 0)).transpose()?;
+    collect(
+        rows.into_iter().flatten().collect(),
+        padded.index_select(&groups, 0)?,
+        prompt_mask,
+        settings.pad,
+        score_dtype(decoder.dtype()),
+    )
+}
 
+/// Draws the completions of one shard: prompts (P, L) and their mask, P · G rows.
+fn complete(
+    decoder: &Decoder,
+    prompts: &Tensor,
+    prompt_mask: Option<&Tensor>,
+    mut rows: Vec<Row>,
+    settings: &Settings,
+) -> Result<Vec<Row>> {
+    let Settings { group_size, max_tokens, .. } = *settings;
+    let (net, device) = (decoder.sampler(), decoder.device());
+    let width = prompts.dim(1)?;
     let mut cache = Cache::new(decoder.config().layers, width);
-    let hidden = net.forward(&padded, prompt_mask.as_ref(), Some(&mut cache))?;
+    let hidden = net.forward(prompts, prompt_mask, Some(&mut cache))?;
     let mut logits = host(&net.head(&hidden.narrow(1, width - 1, 1)?)?)?;
     logits = logits.into_iter().flat_map(|l| std::iter::repeat_n(l, group_size)).collect();
 
@@ -131,12 +164,10 @@ pub fn generate(
     let prompt_of = Tensor::new(prompt_of, device)?;
     let capacity = width + max_tokens - 1;
     let mut cache = cache.rows(&prompt_of, capacity)?;
-    let spread = |x: &Tensor| x.index_select(&prompt_of, 0);
-    let prompt_mask = prompt_mask.as_ref().map(spread).transpose()?;
-    let mut seen = match &prompt_mask {
+    let mut seen = match prompt_mask {
         Some(mask) => {
             let new = Tensor::ones((rows.len(), max_tokens - 1), DType::U8, device)?;
-            Some(Tensor::cat(&[mask, &new], 1)?)
+            Some(Tensor::cat(&[&mask.contiguous()?.index_select(&prompt_of, 0)?, &new], 1)?)
         }
         None => None,
     };
@@ -146,9 +177,9 @@ pub fn generate(
     let mut batch: Vec<usize> = (0..rows.len()).collect();
     loop {
         for (&row, logits) in batch.iter().zip(&logits) {
-            rows[row]
-                .draw(logits, settings)
-                .with_context(|| format!("completion {row}"))?;
+            let row = &mut rows[row];
+            row.draw(logits, settings)
+                .with_context(|| format!("completion {}", row.number))?;
         }
         let running: Vec<u32> =
             (0..batch.len()).filter(|&i| !rows[batch[i]].ended).map(|i| i as u32).collect();
@@ -169,7 +200,7 @@ pub fn generate(
         let hidden = net.forward(&tokens, mask.as_ref(), Some(&mut cache))?;
         logits = host(&net.head(&hidden)?)?;
     }
-    collect(rows, spread(&padded)?, prompt_mask, settings.pad, score_dtype(decoder.dtype()))
+    Ok(rows)
 }
 
 /// Prompts of any lengths in one tensor (P, L), padded on the left, and their mask
@@ -209,6 +240,9 @@ pub fn left_pad(
 
 /// One completion as it grows.
 struct Row {
+    /// Among all completions.
+    number: usize,
+    /// Among the prompts of its shard.
     prompt: u32,
     rng: StdRng,
     tokens: Vec<u32>,
@@ -232,22 +266,25 @@ impl Row {
     }
 }
 
-fn rows(prompts: usize, group_size: usize, streams: Streams) -> Vec<Row> {
+fn rows(prompts: Range<usize>, group_size: usize, streams: Streams) -> Vec<Row> {
     let Streams { seed, step, first_prompt } = streams;
+    let first = prompts.start;
     let row = |prompt: usize, completion: usize| Row {
-        prompt: prompt as u32,
+        number: prompt * group_size + completion,
+        prompt: (prompt - first) as u32,
         rng: seed::stream(seed, &[step, first_prompt + prompt as u64, completion as u64]),
         tokens: Vec::new(),
         log_probs: Vec::new(),
         ended: false,
         truncated: false,
     };
-    (0..prompts).flat_map(|p| (0..group_size).map(move |c| row(p, c))).collect()
+    prompts.flat_map(|p| (0..group_size).map(move |c| row(p, c))).collect()
 }
 
 fn check(decoder: &Decoder, prompts: &[Vec<u32>], settings: &Settings) -> Result<()> {
-    let Settings { group_size, max_tokens, ref sampler, ref stop, pad } = *settings;
+    let Settings { group_size, max_tokens, ref sampler, ref stop, pad, shards } = *settings;
     ensure!(group_size > 0, "group_size is 0; it must be at least 1");
+    ensure!(shards > 0, "shards is 0; it must be at least 1");
     ensure!(max_tokens > 0, "max_tokens is 0; it must be at least 1");
     sampler.check()?;
     let (vocabulary, context) = (decoder.config().vocab_size, decoder.config().context);

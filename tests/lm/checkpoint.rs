@@ -44,6 +44,7 @@ fn train(decoder: &Decoder, optimizer: &mut AdamW, step: usize) {
         sampler: Sampler::at(1.0),
         stop: vec![0],
         pad: 0,
+        shards: 1,
     };
     let streams = Streams { seed: 11, step: step as u64, first_prompt: 0 };
     let sampled = generate(decoder, &[vec![1, 2], vec![3]], &settings, streams).unwrap();

@@ -21,7 +21,7 @@ fn settings(
     sampler: Sampler,
     stop: &[u32],
 ) -> Settings {
-    Settings { group_size, max_tokens, sampler, stop: stop.to_vec(), pad: 0 }
+    Settings { group_size, max_tokens, sampler, stop: stop.to_vec(), pad: 0, shards: 1 }
 }
 
 fn streams(seed: u64) -> Streams {

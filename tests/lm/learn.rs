@@ -17,7 +17,8 @@ use grpo::{
     rollout::Rollout,
     sampling::Sampler,
     seed,
-    update::{Steps, update},
+    shards::Split,
+    update::{Steps, update_in_shards},
 };
 
 const PROMPTS: [u32; 6] = [1, 2, 3, 4, 5, 6];
@@ -25,7 +26,7 @@ const STEPS: usize = 60;
 const LR: f64 = 5e-3;
 
 fn settings(group_size: usize, sampler: Sampler) -> Settings {
-    Settings { group_size, max_tokens: 3, sampler, stop: vec![0], pad: 0 }
+    Settings { group_size, max_tokens: 3, sampler, stop: vec![0], pad: 0, shards: 2 }
 }
 
 /// Prompts of two lengths, so that padding takes part. Each begins with another token
@@ -77,20 +78,24 @@ fn run(seed: u64, sign: f64) -> [f64; 2] {
             32,
             Scale::Trl,
         )
+        .unwrap()
+        .with_prompt_mask(sampled.prompt_mask.as_ref())
         .unwrap();
         optimizer.set_learning_rate(LR * warm_up_cosine(step, 5, STEPS, 0.1));
-        let score = |rollout: &Rollout| {
-            decoder.score(
-                &rollout.prompts,
-                sampled.prompt_mask.as_ref(),
-                &rollout.tokens,
-                1.0,
-            )
+        let score = |part: &Rollout| {
+            decoder.score(&part.prompts, part.prompt_mask.as_ref(), &part.tokens, 1.0)
         };
         let steps = Steps { epochs: 1, max_norm: 1.0 };
-        let taken =
-            update(score, decoder.variables(), &mut optimizer, &rollout, &objective, steps)
-                .unwrap();
+        let taken = update_in_shards(
+            score,
+            decoder.variables(),
+            &mut optimizer,
+            &rollout,
+            &objective,
+            steps,
+            Split::over(2),
+        )
+        .unwrap();
         // The scorer agrees with the sampler, so the first epoch's ratio is 1.
         assert!((taken[0].metrics.ratio_mean - 1.0).abs() < 1e-4);
     }

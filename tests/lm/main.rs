@@ -9,6 +9,7 @@ mod learn;
 mod lora;
 mod optim;
 mod parity;
+mod shards;
 mod tokenizer;
 
 use candle_core::{DType, Device::Cpu, Tensor};
