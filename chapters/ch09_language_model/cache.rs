@@ -120,13 +120,12 @@ pub fn counted(out: &mut Output, small: &Config) -> Result<()> {
     out.figure("cache", &figure)
 }
 
-/// Rows of the batch, lengths, and how often each is timed.
+/// Rows of the batch, and lengths that are timed.
 const ROWS: usize = 8;
 const TIMED: [usize; 6] = [4, 8, 16, 32, 64, 128];
-const TRIES: usize = 5;
 
 /// Seconds on the clock: what the counts come to on this machine.
-pub fn timed(out: &mut Output, device: &Device) -> Result<()> {
+pub fn timed(out: &mut Output, device: &Device, tries: usize) -> Result<()> {
     out.section(Kind::Trained, "time", "With and without the cache, measured");
     let config = Config { context: 256, eos: vec![], ..super::student_config(device)? };
     let decoder = Decoder::new(&config, &mut seed::rng(0), DType::F32, device)?;
@@ -135,8 +134,14 @@ pub fn timed(out: &mut Output, device: &Device) -> Result<()> {
         .collect();
     let write = |prompts: &[Vec<u32>], max_tokens| -> Result<Vec<Vec<u32>>> {
         let sampler = Sampler::greedy();
-        let settings =
-            Settings { group_size: 1, max_tokens, sampler, stop: vec![], pad: 0 };
+        let settings = Settings {
+            group_size: 1,
+            max_tokens,
+            sampler,
+            stop: vec![],
+            pad: 0,
+            shards: 1,
+        };
         let streams = Streams { seed: 0, step: 0, first_prompt: 0 };
         generate(&decoder, prompts, &settings, streams)?.ids()
     };
@@ -151,10 +156,10 @@ pub fn timed(out: &mut Output, device: &Device) -> Result<()> {
     let mut table =
         Table::new(["tokens written", "without, ms", "with, ms", "ratio", "counted"]);
     let (mut measured, mut counted) = (Vec::new(), Vec::new());
-    let bar = report::progress((TIMED.len() * TRIES) as u64, "timing");
+    let bar = report::progress((TIMED.len() * tries) as u64, "timing");
     for length in TIMED {
         let (mut without, mut with) = (f64::INFINITY, f64::INFINITY);
-        for _ in 0..TRIES {
+        for _ in 0..tries {
             let (slow, fast) =
                 (clock(|| again(length))?, clock(|| write(&prompts, length))?);
             anyhow::ensure!(slow.1 == fast.1, "with and without the cache differ");
@@ -174,7 +179,7 @@ pub fn timed(out: &mut Output, device: &Device) -> Result<()> {
         ]);
     }
     bar.finish_and_clear();
-    println!("{table}\n{ROWS} rows at once, best of {TRIES}; the same tokens both ways");
+    println!("{table}\n{ROWS} rows at once, best of {tries}; the same tokens both ways");
     let panel =
         Panel::new("tokens written after a prompt of 12", "times faster with the cache")
             .scales(Scale::Log10, Scale::Log10)

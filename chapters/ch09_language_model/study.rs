@@ -68,7 +68,7 @@ fn variants(out: &mut Output, run: &RunArgs, effort: Effort) -> Result<()> {
     let bar = report::progress(effort.seeds * count, "broken transformers");
     let mut all = seed::over_seeds(effort.seeds * count, |job| {
         let (seed, (_, parts)) = (run.seed + job / count, VARIANTS[(job % count) as usize]);
-        let trained = learn::train(seed, parts, effort.broken, &run.device)?;
+        let trained = learn::train(seed, parts, &effort.broken, &run.device)?;
         bar.inc(1);
         Ok(trained)
     })?;

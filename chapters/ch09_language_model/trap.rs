@@ -3,7 +3,8 @@
 //! Each is a function of a few variables. Autograd says what it has for each variable,
 //! finite differences say what it should be.
 //!
-//! Left out: models with other layers than these, because the table shows the pattern.
+//! Left out: other devices than the CPU, and models with other layers than these, because
+//! the table shows the pattern.
 
 use anyhow::Context;
 use candle_core::{D, DType, Device, Result as CandleResult, Tensor, Var};
