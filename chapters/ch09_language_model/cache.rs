@@ -134,8 +134,14 @@ pub fn timed(out: &mut Output, device: &Device, tries: usize) -> Result<()> {
         .collect();
     let write = |prompts: &[Vec<u32>], max_tokens| -> Result<Vec<Vec<u32>>> {
         let sampler = Sampler::greedy();
-        let settings =
-            Settings { group_size: 1, max_tokens, sampler, stop: vec![], pad: 0 };
+        let settings = Settings {
+            group_size: 1,
+            max_tokens,
+            sampler,
+            stop: vec![],
+            pad: 0,
+            shards: 1,
+        };
         let streams = Streams { seed: 0, step: 0, first_prompt: 0 };
         generate(&decoder, prompts, &settings, streams)?.ids()
     };
@@ -173,7 +179,9 @@ pub fn timed(out: &mut Output, device: &Device, tries: usize) -> Result<()> {
         ]);
     }
     bar.finish_and_clear();
-    println!("{table}\n{ROWS} rows at once, best of {tries}; the same tokens both ways");
+    println!(
+        "{table}\n{ROWS} rows at once on one thread, best of {tries}; the same tokens both ways"
+    );
     let panel =
         Panel::new("tokens written after a prompt of 12", "times faster with the cache")
             .scales(Scale::Log10, Scale::Log10)
