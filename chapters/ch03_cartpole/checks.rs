@@ -146,7 +146,7 @@ fn shaped(yours: fn(&Episodes, f64, f64) -> Vec<f64>) -> Result<()> {
         let played = cartpole::rollout(vec![[0.0; 4]], |s| Ok(vec![push; s.len()]))?;
         let [both, leaning] = [(1.0, -1.0), (0.0, -1.0)].map(|(u, l)| yours(&played, u, l));
         ensure!(both.len() == 1, "1 episode has 1 return; you return {}", both.len());
-        let steps = -leaning[0];
+        let steps = 0.0 - leaning[0];
         ensure!(
             steps == 2.0,
             "of nine pushes to the {name}, 2 come from states that lean more than 6°; yours counts \

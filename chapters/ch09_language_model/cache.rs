@@ -179,7 +179,9 @@ pub fn timed(out: &mut Output, device: &Device, tries: usize) -> Result<()> {
         ]);
     }
     bar.finish_and_clear();
-    println!("{table}\n{ROWS} rows at once, best of {tries}; the same tokens both ways");
+    println!(
+        "{table}\n{ROWS} rows at once on one thread, best of {tries}; the same tokens both ways"
+    );
     let panel =
         Panel::new("tokens written after a prompt of 12", "times faster with the cache")
             .scales(Scale::Log10, Scale::Log10)

@@ -92,6 +92,12 @@ fn variants(out: &mut Output, run: &RunArgs, effort: Effort) -> Result<()> {
         ]);
     }
     print!("{table}");
+    let rows = runs.iter().enumerate().flat_map(|(seed, run)| {
+        run.iter().enumerate().map(move |(variant, t)| {
+            [seed as f64, variant as f64, t.loss(), t.habit, t.right]
+        })
+    });
+    out.csv("broken", ["seed", "variant", "loss", "habit", "right"], rows)?;
     let perfect = learn::perfect(&learn::split(run.seed)?.held_out)?;
     let runs: Vec<&[Trained]> = runs.iter().map(Vec::as_slice).collect();
     out.figure("broken", &broken_figure(&runs, perfect.loss))

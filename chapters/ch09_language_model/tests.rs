@@ -216,3 +216,19 @@ fn held_out_prompts_are_never_shown() {
         }
     }
 }
+
+/// A third of the chapter's demonstrations, so that five seeds fit a test.
+const SHORT: Settings = Settings { steps: 600, batch: 32, lr: 3e-3, warm_up: 30 };
+
+#[test]
+fn a_pupil_takes_on_the_habit_and_a_fused_softmax_prevents_it() {
+    let runs = seed::over_seeds(4, |job| {
+        let (seed, parts) = (60 + job / 2, VARIANTS[(job % 2) as usize].1);
+        learn::train(seed, parts, &SHORT, &Cpu)
+    });
+    for (seed, pair) in runs.unwrap().chunks(2).enumerate() {
+        let [whole, fused] = pair else { panic!("runs come in pairs") };
+        let losses = [whole.loss(), fused.loss()];
+        println!("{seed}: {losses:.3?} habit {:.2} {:.2}", whole.habit, fused.habit);
+    }
+}
