@@ -98,8 +98,14 @@ impl Student {
         let prompts = problems.iter().map(|problem| self.tokenizer.encode(&problem.prompt));
         let prompts = prompts.collect::<Result<Vec<_>>>()?;
         let (max_tokens, end) = (self.max_tokens, self.end);
-        let settings =
-            Settings { group_size, max_tokens, sampler, stop: vec![end], pad: end };
+        let settings = Settings {
+            group_size,
+            max_tokens,
+            sampler,
+            stop: vec![end],
+            pad: end,
+            shards: 2,
+        };
         generate(&self.decoder, &prompts, &settings, streams)
     }
 

@@ -153,6 +153,7 @@ fn greedy_continuations() {
             sampler: Sampler::greedy(),
             stop: Vec::new(),
             pad: 0,
+            shards: 1,
         };
         let streams = Streams { seed: 0, step: 0, first_prompt: 0 };
         let ids = prompts.to_vec2::<u32>().unwrap();

@@ -109,6 +109,7 @@ fn samples_come_from_the_adapted_policy_and_score_the_same() {
         sampler: Sampler::at(0.9),
         stop: vec![0],
         pad: 0,
+        shards: 1,
     };
     let streams = Streams { seed: 2, step: 0, first_prompt: 0 };
     for model in MODELS {
