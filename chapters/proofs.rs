@@ -11,9 +11,10 @@ use std::{
 };
 
 /// The checks of each chapter.
-const CHECKS: [&str; 7] = [
+const CHECKS: [&str; 8] = [
     env!("CARGO_BIN_EXE_ch01_exercises"),
     env!("CARGO_BIN_EXE_ch02_exercises"),
+    env!("CARGO_BIN_EXE_ch03_exercises"),
     env!("CARGO_BIN_EXE_ch04_exercises"),
     env!("CARGO_BIN_EXE_ch05_exercises"),
     env!("CARGO_BIN_EXE_ch06_exercises"),
