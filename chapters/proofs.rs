@@ -11,7 +11,16 @@ use std::{
 };
 
 /// The checks of each chapter.
-const CHECKS: [&str; 1] = [env!("CARGO_BIN_EXE_ch04_exercises")];
+const CHECKS: [&str; 8] = [
+    env!("CARGO_BIN_EXE_ch01_exercises"),
+    env!("CARGO_BIN_EXE_ch02_exercises"),
+    env!("CARGO_BIN_EXE_ch03_exercises"),
+    env!("CARGO_BIN_EXE_ch04_exercises"),
+    env!("CARGO_BIN_EXE_ch05_exercises"),
+    env!("CARGO_BIN_EXE_ch06_exercises"),
+    env!("CARGO_BIN_EXE_ch07_exercises"),
+    env!("CARGO_BIN_EXE_ch08_exercises"),
+];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -78,7 +87,7 @@ fn every_stub_fails_its_check() {
 #[test]
 fn every_exercise_has_a_stub_a_solution_and_hints() {
     for (chapter, _) in all() {
-        assert!(!chapter.exercises.is_empty(), "{} has too few exercises", chapter.name);
+        assert!(chapter.exercises.len() >= 4, "{} has too few exercises", chapter.name);
         let stubs = read(&chapter.stubs_file()).unwrap();
         let solutions = read(&chapter.solutions_file()).unwrap();
         for exercise in &chapter.exercises {

@@ -52,7 +52,8 @@ pub fn at_temperature(logits: &Tensor, ids: &Tensor, temperature: f64) -> Result
 /// Passes on Candle's error when the shapes disagree.
 pub fn slow(logits: &Tensor, ids: &Tensor, temperature: f64) -> Result<Tensor> {
     let logits = (logits / temperature)?;
-    let column = ids.unsqueeze(D::Minus1)?;
+    // Candle cannot gather by a view.
+    let column = ids.contiguous()?.unsqueeze(D::Minus1)?;
     let chosen = logits.gather(&column, D::Minus1)?.squeeze(D::Minus1)?;
     Ok((chosen - logits.log_sum_exp(D::Minus1)?)?)
 }

@@ -18,6 +18,15 @@ use grpo::{
 use rand::{Rng, rngs::StdRng};
 use rand_distr::StandardNormal;
 
+// `cargo exercise run 2` takes the reader's two.
+#[cfg(feature = "yours")]
+use exercises::{gae, leave_one_out};
+#[cfg(not(feature = "yours"))]
+use grpo::advantage::{gae, leave_one_out};
+
+#[cfg(feature = "yours")]
+#[allow(unused)]
+mod exercises;
 #[cfg(test)]
 mod tests;
 
@@ -134,7 +143,7 @@ fn variance_figure(out: &mut Output) -> Result<()> {
     let size = 4;
     // The variance of a batch of four, times four, is the variance for each response.
     let batch_mean = moments(size, |r| Ok(advantage::batch_mean(r)))?;
-    let leave_one_out = moments(size, advantage::leave_one_out)?;
+    let others = moments(size, leave_one_out)?;
     let rows = [
         ("zero", 0.0, with_constant(0.0)?.variance(), exact.length()),
         (
@@ -156,12 +165,7 @@ fn variance_figure(out: &mut Output) -> Result<()> {
             4.0 * batch_mean.variance(),
             batch_mean.length(),
         ),
-        (
-            "mean of the other 3",
-            f64::NAN,
-            4.0 * leave_one_out.variance(),
-            leave_one_out.length(),
-        ),
+        ("mean of the other 3", f64::NAN, 4.0 * others.variance(), others.length()),
     ];
     let mut table = Table::new([
         "baseline",
@@ -207,7 +211,7 @@ fn group_scaling(out: &mut Output) -> Result<()> {
     let mut table = Table::new(["G", "batch mean", "(G−1)/G", "mean of the others"]);
     for size in 2..=6 {
         let batch = moments(size, |r| Ok(advantage::batch_mean(r)))?.length() / exact;
-        let others = moments(size, advantage::leave_one_out)?.length() / exact;
+        let others = moments(size, leave_one_out)?.length() / exact;
         let theory = (size - 1) as f64 / size as f64;
         let [batch, theory, others] = [batch, theory, others].map(|x| format!("{x:.4}"));
         table.row([format!("{size}"), batch, theory, others]);
@@ -297,13 +301,13 @@ fn essays(out: &mut Output, seed: u64) -> Result<()> {
 
 fn gae_table(out: &mut Output) -> Result<()> {
     out.section(Kind::Exact, "gae", "Advantages from a critic, step by step");
-    let one = advantage::gae(&[1.0], &[5.0, 5.5], &[false], 0.99, 0.95)?;
+    let one = gae(&[1.0], &[5.0, 5.5], &[false], 0.99, 0.95)?;
     println!("delta = 1 + 0.99 * 5.5 - 5.0 = {:.3}\n", one.deltas[0]);
     let rewards = [1.0, 1.0, 1.0, 1.0, 0.0];
     let values = [5.0, 5.5, 4.0, 3.0, 1.0, 0.0];
     let done = [false, false, false, false, true];
     let [short, usual, long] =
-        [0.0, 0.95, 1.0].map(|l| advantage::gae(&rewards, &values, &done, 0.99, l));
+        [0.0, 0.95, 1.0].map(|l| gae(&rewards, &values, &done, 0.99, l));
     let (short, usual, long) = (short?.advantages, usual?.advantages, long?.advantages);
     let mut table = Table::new([
         "step",

@@ -7,9 +7,10 @@
 use candle_core::{D, DType, Device, Tensor};
 use candle_nn::{AdamW, Optimizer, ParamsAdamW};
 use clap::Parser;
+#[cfg(feature = "yours")]
+use exercises::step_advantages;
 use grpo::{
-    Result,
-    advantage::{self, Scale},
+    Result, advantage,
     cli::{self, RunArgs},
     env::{
         End,
@@ -24,6 +25,9 @@ use grpo::{
 };
 use rand::{Rng, rngs::StdRng};
 
+#[cfg(feature = "yours")]
+#[allow(unused)]
+mod exercises;
 mod notebook;
 mod study;
 #[cfg(test)]
@@ -186,15 +190,33 @@ enum Judge {
 }
 
 impl Judge {
-    fn advantages(self, returns: &[f64], group_size: usize) -> Result<Vec<f64>> {
+    /// One advantage for each step (S): that of its episode.
+    fn advantages(self, episodes: &Episodes, group_size: usize) -> Result<Vec<f64>> {
+        let (returns, episode) = (episodes.returns(), &episodes.episode);
         match self {
-            Self::Return => Ok(returns.to_vec()),
-            Self::BatchMean => Ok(advantage::batch_mean(returns)),
-            Self::Group => advantage::group_relative(returns, group_size, Scale::Trl),
+            Self::Return => Ok(credit(&returns, episode)),
+            Self::BatchMean => Ok(credit(&advantage::batch_mean(&returns), episode)),
+            Self::Group => step_advantages(&returns, episode, group_size),
         }
     }
 }
+
+/// Gives every step (S) the number of the episode (N) to which it belongs.
+fn credit(numbers: &[f64], episode: &[usize]) -> Vec<f64> {
+    episode.iter().map(|&episode| numbers[episode]).collect()
+}
 // ANCHOR_END: judge
+
+#[cfg(not(feature = "yours"))]
+/// Compares within each group, then credits every step of an episode.
+fn step_advantages(
+    returns: &[f64],
+    episode: &[usize],
+    group_size: usize,
+) -> Result<Vec<f64>> {
+    let scale = advantage::Scale::Trl;
+    Ok(credit(&advantage::group_relative(returns, group_size, scale)?, episode))
+}
 
 /// One way to train a policy.
 #[derive(Debug, Clone, Copy)]
@@ -229,28 +251,27 @@ struct Batch {
     states: Tensor,
     /// What was done (S, 1): to the objective, each step is an answer of one token.
     actions: Tensor,
-    /// The advantage of the episode to which each step belongs (S).
+    /// The advantage of each step (S).
     advantages: Tensor,
     /// Every step counts: (S, 1) of ones.
     mask: Tensor,
 }
 
 impl Batch {
-    /// `None` when no episode did better or worse than what it is compared with.
+    /// The steps whose advantage, one of S, is not 0; `None` when there is none.
     fn new(
         episodes: &Episodes,
         advantages: &[f64],
         device: &Device,
     ) -> Result<Option<Self>> {
-        let of = |step: usize| advantages[episodes.episode[step]];
         let kept: Vec<usize> =
-            (0..episodes.actions.len()).filter(|&s| of(s) != 0.0).collect();
+            (0..episodes.actions.len()).filter(|&s| advantages[s] != 0.0).collect();
         if kept.is_empty() {
             return Ok(None);
         }
         let states: Vec<[f32; 4]> = kept.iter().map(|&s| episodes.states[s]).collect();
         let actions: Vec<u32> = kept.iter().map(|&s| episodes.actions[s]).collect();
-        let advantages: Vec<f32> = kept.iter().map(|&s| of(s) as f32).collect();
+        let advantages: Vec<f32> = kept.iter().map(|&s| advantages[s] as f32).collect();
         let one_each = (kept.len(), 1);
         Ok(Some(Self {
             states: cartpole::batch(&states, device)?.unsqueeze(1)?,
@@ -345,13 +366,12 @@ fn train(
         let starts = cartpole::group_starts(recipe.starts, recipe.group_size, rng);
         let act = cartpole::sampled(policy, rng, device);
         let episodes = cartpole::rollout(starts, act)?;
-        let returns = episodes.returns();
-        let advantages = recipe.judge.advantages(&returns, recipe.group_size)?;
+        let advantages = recipe.judge.advantages(&episodes, recipe.group_size)?;
         let step = match Batch::new(&episodes, &advantages, device)? {
             Some(batch) => update(policy, &mut optimizer, &batch, recipe)?,
             None => None,
         };
-        curve.push(Point::new(used, &returns, recipe.group_size, step)?);
+        curve.push(Point::new(used, &episodes.returns(), recipe.group_size, step)?);
         used += episodes.actions.len();
     }
     Ok(curve)

@@ -3,7 +3,9 @@
 //! same number of environment steps.
 
 use super::*;
-use candle_nn::{Linear, Module};
+use candle_nn::Linear;
+#[cfg(feature = "yours")]
+use exercises::{forward, layers};
 use grpo::variables::{Init, Variables};
 
 /// A network of any depth: features (B, …, F) → logits (B, …, A), with tanh between its
@@ -16,25 +18,38 @@ struct Layers {
 impl Layers {
     fn new(sizes: &[usize], rng: &mut StdRng, device: &Device) -> Result<Self> {
         let mut init = Init::new(rng, DType::F32, device);
-        let mut layers = Vec::new();
-        for (i, pair) in sizes.windows(2).enumerate() {
-            let small = if i + 2 == sizes.len() { 0.01 } else { 1.0 };
-            let std = small / (pair[0] as f64).sqrt();
-            let weight = init.normal(&format!("{i}.weight"), (pair[1], pair[0]), std)?;
-            let bias = init.zeros(&format!("{i}.bias"), pair[1])?;
-            layers.push(Linear::new(weight, Some(bias)));
-        }
-        Ok(Self { layers, variables: init.finish() })
+        Ok(Self { layers: layers(sizes, &mut init)?, variables: init.finish() })
     }
+}
+
+#[cfg(not(feature = "yours"))]
+/// Fresh layers between these sizes, the last one a hundred times smaller.
+fn layers(sizes: &[usize], init: &mut Init) -> Result<Vec<Linear>> {
+    let mut layers = Vec::new();
+    for (i, pair) in sizes.windows(2).enumerate() {
+        let small = if i + 2 == sizes.len() { 0.01 } else { 1.0 };
+        let std = small / (pair[0] as f64).sqrt();
+        let weight = init.normal(&format!("{i}.weight"), (pair[1], pair[0]), std)?;
+        let bias = init.zeros(&format!("{i}.bias"), pair[1])?;
+        layers.push(Linear::new(weight, Some(bias)));
+    }
+    Ok(layers)
+}
+
+#[cfg(not(feature = "yours"))]
+/// One layer after the other, with tanh between them.
+fn forward(layers: &[Linear], features: &Tensor) -> Result<Tensor> {
+    use candle_core::Module;
+    let mut x = features.clone();
+    for (i, layer) in layers.iter().enumerate() {
+        x = layer.forward(&if i == 0 { x } else { x.tanh()? })?;
+    }
+    Ok(x)
 }
 
 impl Policy for Layers {
     fn logits(&self, features: &Tensor) -> Result<Tensor> {
-        let mut x = features.clone();
-        for (i, layer) in self.layers.iter().enumerate() {
-            x = layer.forward(&if i == 0 { x } else { x.tanh()? })?;
-        }
-        Ok(x)
+        forward(&self.layers, features)
     }
 
     fn variables(&self) -> &Variables {

@@ -122,8 +122,8 @@ fn small_batch(policy: &Mlp) -> (Episodes, Batch) {
     let played =
         cartpole::rollout(starts, cartpole::sampled(policy, &mut seed::rng(2), &CPU))
             .unwrap();
-    let batch =
-        Batch::new(&played, &[1.5, -0.5, -1.0, 0.0, 0.0, 0.0], &CPU).unwrap().unwrap();
+    let advantages = credit(&[1.5, -0.5, -1.0, 0.0, 0.0, 0.0], &played.episode);
+    let batch = Batch::new(&played, &advantages, &CPU).unwrap().unwrap();
     (played, batch)
 }
 
@@ -139,7 +139,7 @@ fn a_batch_keeps_the_steps_that_have_something_to_say() {
         - 1.0 * played.steps[2] as f32;
     let sum = batch.advantages.sum_all().unwrap().to_scalar::<f32>().unwrap();
     assert!((sum - expected).abs() < 1e-3, "{sum} {expected}");
-    assert!(Batch::new(&played, &[0.0; 6], &CPU).unwrap().is_none());
+    assert!(Batch::new(&played, &vec![0.0; played.actions.len()], &CPU).unwrap().is_none());
 }
 
 #[test]

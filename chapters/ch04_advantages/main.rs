@@ -1,10 +1,15 @@
 //! Chapter 4: advantages from a group of answers to one prompt.
 
+#[cfg(feature = "yours")]
+#[allow(unused)]
+mod exercises;
 mod gru;
 
 use candle_core::{DType, Device, Tensor, Var};
 use candle_nn::{AdamW, Optimizer, ParamsAdamW, SGD};
 use clap::Parser;
+#[cfg(feature = "yours")]
+use exercises::{best_of_groups, one_answer};
 use grpo::{
     Result,
     advantage::{self, Scale},
@@ -815,16 +820,37 @@ fn between_prompts(out: &mut Output) -> Result<()> {
     out.figure("between_prompts", &figure)
 }
 
-/// What groups of one size give, over many draws.
+#[cfg(not(feature = "yours"))]
+/// Mean and standard deviation, over groups of `size` neighbours, of the best advantage.
+fn best_of_groups(rewards: &[f64], size: usize) -> Result<(f64, f64)> {
+    let advantages = advantage::group_relative(rewards, size, Scale::Unbiased)?;
+    let best = |group: &[f64]| group.iter().copied().fold(0.0, f64::max);
+    let best: Vec<f64> = advantages.chunks(size).map(best).collect();
+    Ok(stats::mean_std(&best))
+}
+
+#[cfg(not(feature = "yours"))]
+/// Mean and standard deviation of the advantage of one answer, whose companions are the
+/// next `size` − 1 of `others`.
+fn one_answer(reward: f64, others: &[f64], size: usize) -> Result<(f64, f64)> {
+    let groups = others.chunks_exact(size - 1);
+    let rewards: Vec<f64> =
+        groups.flat_map(|companions| [&[reward], companions].concat()).collect();
+    let advantages = advantage::group_relative(&rewards, size, Scale::Unbiased)?;
+    let of_answer: Vec<f64> = advantages.into_iter().step_by(size).collect();
+    Ok(stats::mean_std(&of_answer))
+}
+
+/// What groups of one size give, over many draws: means and standard deviations.
 struct BySize {
     /// Best advantage when rewards are the share of token 42 under a uniform policy.
-    best_share: Vec<f64>,
+    best_share: (f64, f64),
     /// The share of those groups that were silent.
     silent: f64,
     /// Best advantage when rewards are normal.
-    best_normal: Vec<f64>,
+    best_normal: (f64, f64),
     /// Advantage of an answer whose reward lies one σ above the mean of all answers.
-    good_answer: Vec<f64>,
+    good_answer: (f64, f64),
 }
 
 fn by_size(size: usize, draws: usize, rng: &mut StdRng) -> Result<BySize> {
@@ -832,18 +858,15 @@ fn by_size(size: usize, draws: usize, rng: &mut StdRng) -> Result<BySize> {
     let share =
         |rng: &mut StdRng| (0..LENGTH).map(|_| hit(rng)).sum::<f64>() / LENGTH as f64;
     let shares: Vec<f64> = (0..draws * size).map(|_| share(rng)).collect();
-    let mut normals: Vec<f64> =
-        (0..draws * size).map(|_| rng.sample(StandardNormal)).collect();
-    let best = |rewards: &[f64]| -> Result<Vec<f64>> {
-        let advantages = advantage::group_relative(rewards, size, Scale::Unbiased)?;
-        Ok(advantages.chunks(size).map(|g| g.iter().copied().fold(0.0, f64::max)).collect())
-    };
-    let (best_share, best_normal) = (best(&shares)?, best(&normals)?);
-    normals.iter_mut().step_by(size).for_each(|reward| *reward = 1.0);
-    let advantages = advantage::group_relative(&normals, size, Scale::Unbiased)?;
-    let good_answer = advantages.into_iter().step_by(size).collect();
-    let silent = advantage::silent_groups(&shares, size)?;
-    Ok(BySize { best_share, silent, best_normal, good_answer })
+    let normals: Vec<f64> = (0..draws * size).map(|_| rng.sample(StandardNormal)).collect();
+    let others: Vec<f64> =
+        normals.chunks(size).flat_map(|group| group[1..].to_vec()).collect();
+    Ok(BySize {
+        best_share: best_of_groups(&shares, size)?,
+        silent: advantage::silent_groups(&shares, size)?,
+        best_normal: best_of_groups(&normals, size)?,
+        good_answer: one_answer(1.0, &others, size)?,
+    })
 }
 
 fn group_sizes(out: &mut Output, seed: u64) -> Result<()> {
@@ -861,8 +884,7 @@ fn group_sizes(out: &mut Output, seed: u64) -> Result<()> {
     for (i, size) in SIZES.into_iter().enumerate() {
         let at = i as f64;
         let drawn = by_size(size, DRAWS, &mut rng)?;
-        let stats = [&drawn.best_share, &drawn.best_normal, &drawn.good_answer]
-            .map(|numbers| stats::mean_std(numbers));
+        let stats = [drawn.best_share, drawn.best_normal, drawn.good_answer];
         let [a, b, c] = stats.map(|(mean, std)| format!("{mean:.2} ± {std:.2}"));
         let silent = format!("{:.0}%", 100.0 * drawn.silent);
         table.row([format!("{size}"), format!("{:.2}", bounds(size).0), a, silent, b, c]);

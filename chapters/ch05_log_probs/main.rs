@@ -7,9 +7,7 @@ use clap::Parser;
 use grpo::{
     Result,
     cli::{self, RunArgs},
-    gradients,
-    log_prob::{at_temperature, completion},
-    mask,
+    gradients, mask,
     plot::{Figure, Panel},
     policy::Policy,
     report::{Kind, Output, Table},
@@ -22,6 +20,14 @@ use tokenizers::{
     models::{TrainerWrapper, bpe::BPE, bpe::BpeTrainerBuilder},
     pre_tokenizers::byte_level::ByteLevel,
 };
+
+#[cfg(feature = "yours")]
+#[allow(unused)]
+mod exercises;
+#[cfg(feature = "yours")]
+use exercises::{at_temperature, completion};
+#[cfg(not(feature = "yours"))]
+use grpo::log_prob::{at_temperature, completion};
 
 #[cfg(test)]
 mod tests;

@@ -7,7 +7,7 @@ use grpo::{
     Result,
     advantage::{self, Scale},
     cli::{self, RunArgs},
-    dpo::{self, Pairs},
+    dpo::Pairs,
     env::bandit::{Bandit, Contexts, roll_out, score},
     gradients, kl, log_prob,
     objective::{Aggregation, Kl, Objective, Ratio, Term},
@@ -22,6 +22,14 @@ use grpo::{
     variables::{self, Variables},
 };
 use rand::{Rng, rngs::StdRng};
+
+#[cfg(feature = "yours")]
+#[allow(unused)]
+mod exercises;
+#[cfg(feature = "yours")]
+use exercises::{dpo_loss, preference_loss};
+#[cfg(not(feature = "yours"))]
+use grpo::{dpo::loss as dpo_loss, reward_model::loss as preference_loss};
 
 #[cfg(test)]
 mod tests;
@@ -92,7 +100,7 @@ fn worked_numbers(out: &mut Output, device: &Device) -> Result<()> {
     let mut table = Table::new(["r_w - r_l", "P(w beats l)", "loss", "push on r_w"]);
     for margin in [-2.0, 0.0, 1.0, 3.0] {
         let chosen = candle_core::Var::from_tensor(&one(margin)?)?;
-        let loss = reward_model::loss(chosen.as_tensor(), &one(0.0)?)?;
+        let loss = preference_loss(chosen.as_tensor(), &one(0.0)?)?;
         let variables = Variables::from([("r_w".to_string(), chosen.clone())]);
         let push = gradients::of(&loss, &variables)?;
         let push =
@@ -107,7 +115,7 @@ fn worked_numbers(out: &mut Output, device: &Device) -> Result<()> {
     let (ref_chosen, ref_rejected) = (&one(-1.2)?, &one(-1.5)?);
     let policy = Pairs { chosen, rejected };
     let reference = Pairs { chosen: ref_chosen, rejected: ref_rejected };
-    let loss = dpo::loss(policy, reference, 0.1)?.to_scalar::<f64>()?;
+    let loss = dpo_loss(policy, reference, 0.1)?.to_scalar::<f64>()?;
     println!("implicit reward of the chosen answer    0.1 * (-1.0 + 1.2) = +0.020");
     println!("implicit reward of the rejected answer  0.1 * (-2.0 + 1.5) = -0.050");
     println!("loss                                    -log sigma(0.070)  =  {loss:.4}");
@@ -246,7 +254,7 @@ fn learn_rewards(pairs: &Comparisons, rng: &mut StdRng) -> Result<RewardModel> {
         let pairs = pairs.draw(BATCH, rng)?;
         let reward = |tokens: &Tensor| model.rewards(&pairs.contexts.features, tokens);
         let (chosen, rejected) = (reward(&pairs.chosen)?, reward(&pairs.rejected)?);
-        let loss = reward_model::loss(&chosen, &rejected)?;
+        let loss = preference_loss(&chosen, &rejected)?;
         optimizer.step(&gradients::of(&loss, model.variables())?)?;
     }
     Ok(model)
@@ -827,7 +835,7 @@ fn train_dpo(lab: &Lab, beta: f64) -> Result<Mlp> {
         let ([chosen, rejected], reference) = (say(&policy)?, say(&lab.sft)?);
         let reference = Pairs { chosen: &reference[0], rejected: &reference[1] };
         let loss =
-            dpo::loss(Pairs { chosen: &chosen, rejected: &rejected }, reference, beta)?;
+            dpo_loss(Pairs { chosen: &chosen, rejected: &rejected }, reference, beta)?;
         optimizer.step(&gradients::of(&loss, policy.variables())?)?;
     }
     Ok(policy)

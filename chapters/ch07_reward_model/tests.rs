@@ -1,6 +1,6 @@
 use super::*;
 use candle_core::Var;
-use grpo::{mask, policy, ppo};
+use grpo::{dpo, mask, policy, ppo};
 
 const CPU: Device = Device::Cpu;
 

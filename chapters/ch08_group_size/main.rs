@@ -18,7 +18,15 @@ use grpo::{
     seed, stats,
     update::{Steps, update},
 };
-use rand::{Rng, rngs::StdRng};
+#[cfg(not(feature = "yours"))]
+use rand::Rng;
+use rand::rngs::StdRng;
+
+#[cfg(feature = "yours")]
+#[allow(unused)]
+mod exercises;
+#[cfg(feature = "yours")]
+use exercises::{group_means, silent_share};
 
 #[cfg(test)]
 mod tests;
@@ -78,6 +86,7 @@ fn main() -> cli::Outcome {
     Ok(out.finish()?)
 }
 
+#[cfg(not(feature = "yours"))]
 // ANCHOR: baselines
 /// Means of `trials` groups of rewards, each 1, −.5 or −1 with equal chance.
 fn group_means(group_size: usize, trials: usize, rng: &mut StdRng) -> Vec<f64> {
@@ -205,6 +214,7 @@ fn best_advantage(out: &mut Output) -> Result<()> {
     Ok(())
 }
 
+#[cfg(not(feature = "yours"))]
 // ANCHOR: silent
 /// The share of groups in which all answers are right or all are wrong, when each is
 /// right with probability p: p^G + (1 − p)^G.

@@ -24,7 +24,11 @@ use candle_core::{DType, Device};
 use safetensors::SafeTensors;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use std::{collections::HashMap, fs, path::Path};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs,
+    path::Path,
+};
 
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
@@ -97,20 +101,22 @@ struct File {
     target_modules: Value,
     bias: Option<String>,
     #[serde(flatten)]
-    rest: HashMap<String, Value>,
+    rest: BTreeMap<String, Value>,
 }
 
-/// What must be absent, null, false or empty, because it changes the arithmetic.
-const UNSUPPORTED: [&str; 9] = [
-    "use_rslora",
-    "use_dora",
-    "fan_in_fan_out",
-    "rank_pattern",
-    "alpha_pattern",
-    "layers_to_transform",
-    "layer_replication",
-    "modules_to_save",
-    "exclude_modules",
+/// Settings that do not change the arithmetic. Any other must be absent, null, false or
+/// empty: what is not known here is refused and not guessed.
+const HARMLESS: [&str; 10] = [
+    "base_model_name_or_path",
+    "revision",
+    "task_type",
+    "inference_mode",
+    "lora_dropout",
+    "auto_mapping",
+    "layers_pattern",
+    "megatron_core",
+    "qalora_group_size",
+    "peft_version",
 ];
 
 fn settings(text: &str) -> Result<Settings> {
@@ -119,13 +125,15 @@ fn settings(text: &str) -> Result<Settings> {
     ensure!(kind == "LORA", "peft_type is `{kind}`; only LORA is supported");
     let bias = file.bias.as_deref().unwrap_or("none");
     ensure!(bias == "none", "bias is `{bias}`; only none is supported");
-    for name in UNSUPPORTED {
-        let value = file.rest.get(name).unwrap_or(&Value::Null);
+    for (name, value) in file.rest.iter().filter(|(n, _)| !HARMLESS.contains(&n.as_str())) {
         let empty = match value {
             Value::Null | Value::Bool(false) => true,
             Value::Array(items) => items.is_empty(),
             Value::Object(items) => items.is_empty(),
-            _ => false,
+            // Other starts than PEFT's own change the base as well.
+            Value::Bool(true) => name == "init_lora_weights",
+            Value::String(start) => name == "init_lora_weights" && start == "gaussian",
+            Value::Number(_) => false,
         };
         ensure!(empty, "{name} is {value}; this is not supported");
     }

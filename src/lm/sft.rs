@@ -10,16 +10,22 @@
 //! Left out: epochs over a fixed set. The teacher writes as much as the student reads.
 
 use crate::{
-    Result, gradients,
-    lm::{generate::left_pad, student::Student},
+    Result, backward, gradients,
+    lm::{
+        generate::left_pad,
+        student::{SHARDS, Student},
+    },
+    log_prob::Scores,
     mask,
     optim::{AdamW, warm_up_cosine},
     policy::Policy,
+    shards,
     task::Demonstration,
 };
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use candle_core::{DType, Tensor};
 use candle_nn::{Optimizer, ParamsAdamW};
+use std::ops::Range;
 
 /// How to learn from demonstrations.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -55,7 +61,7 @@ pub fn optimizer(student: &Student, lr: f64) -> Result<AdamW> {
 /// it, in nats a token.
 ///
 /// # Errors
-/// Those of the tokenizer, and of [`gradients::of`] and [`gradients::clip_norm`].
+/// Those of the tokenizer, and of [`backward::in_shards`] and [`gradients::clip_norm`].
 pub fn step(
     student: &Student,
     optimizer: &mut AdamW,
@@ -66,47 +72,77 @@ pub fn step(
     let Settings { steps, lr, warm_up, .. } = *settings;
     optimizer.set_learning_rate(lr * warm_up_cosine(step, warm_up, steps, FLOOR));
     let variables = student.decoder.variables();
-    let loss = loss(student, shown)?;
-    let mut gradients = gradients::of(&loss, variables)?;
+    let batch = Batch::new(student, shown)?;
+    let loss = |scores: &Scores| {
+        let loss = loss(&scores.log_probs, &batch.mask)?;
+        let value = loss.to_dtype(DType::F64)?.to_scalar::<f64>()?;
+        Ok((loss, value))
+    };
+    let score = |part: &Batch| part.score(student);
+    let (mut gradients, loss) =
+        backward::in_shards(&batch.shards()?, variables, score, loss)?;
     gradients::clip_norm(&mut gradients, variables, MAX_NORM)?;
     optimizer.step(&gradients)?;
-    Ok(loss.to_dtype(DType::F64)?.to_scalar()?)
+    Ok(loss)
 }
 
-/// Minus the mean log-probability of the demonstrated tokens, a scalar.
-///
-/// # Errors
-/// Those of the tokenizer; names a demonstration without a completion.
-pub fn loss(student: &Student, shown: &[Demonstration]) -> Result<Tensor> {
-    let Student { decoder, tokenizer, end, .. } = student;
-    let encode = |text: fn(&Demonstration) -> &str| {
-        shown.iter().map(|one| tokenizer.encode(text(one))).collect::<Result<Vec<_>>>()
-    };
-    let prompts = encode(|one| &one.prompt)?;
-    let (prompts, prompt_mask) = left_pad(&prompts, *end, decoder.device())?;
-    let (tokens, mask) =
-        right_pad(&encode(|one| &one.completion)?, *end, decoder.device())?;
-    let scores = decoder.score(&prompts, prompt_mask.as_ref(), &tokens, 1.0)?;
-    Ok(mask::token_mean(&scores.log_probs, &mask)?.neg()?)
+/// Minus the mean of the log-probabilities (B, T) where the mask (B, T) is 1: a scalar.
+fn loss(log_probs: &Tensor, mask: &Tensor) -> Result<Tensor> {
+    Ok(mask::token_mean(log_probs, mask)?.neg()?)
 }
 // ANCHOR_END: step
 
-/// Completions of any lengths in one tensor (B, T), and their mask (B, T).
-fn right_pad(
-    completions: &[Vec<u32>],
-    pad: u32,
-    device: &candle_core::Device,
-) -> Result<(Tensor, Tensor)> {
-    let lengths: Vec<usize> = completions.iter().map(Vec::len).collect();
-    let width = lengths.iter().copied().max().context("there are no demonstrations")?;
-    ensure!(width > 0, "the demonstrations have no completions");
-    let padded = |ids: &Vec<u32>| {
-        let missing = width - ids.len();
-        ids.iter().copied().chain(std::iter::repeat_n(pad, missing)).collect::<Vec<_>>()
-    };
-    let ids: Vec<u32> = completions.iter().flat_map(padded).collect();
-    let tokens = Tensor::from_vec(ids, (completions.len(), width), device)?;
-    Ok((tokens, mask::of_lengths(&lengths, width, device)?))
+/// Demonstrations as ids.
+struct Batch {
+    /// (B, P), padded on the left.
+    prompts: Tensor,
+    /// (B, P), where prompts are padded.
+    prompt_mask: Option<Tensor>,
+    /// (B, T), padded on the right.
+    tokens: Tensor,
+    /// (B, T).
+    mask: Tensor,
+}
+
+impl Batch {
+    fn new(student: &Student, shown: &[Demonstration]) -> Result<Self> {
+        let Student { decoder, tokenizer, end, .. } = student;
+        let encode = |text: fn(&Demonstration) -> &str| {
+            shown.iter().map(|one| tokenizer.encode(text(one))).collect::<Result<Vec<_>>>()
+        };
+        let (prompts, completions) =
+            (encode(|one| &one.prompt)?, encode(|one| &one.completion)?);
+        let (prompts, prompt_mask) = left_pad(&prompts, *end, decoder.device())?;
+        let lengths: Vec<usize> = completions.iter().map(Vec::len).collect();
+        let width = lengths.iter().copied().max().context("there are no demonstrations")?;
+        let padded = |mut ids: Vec<u32>| {
+            ids.resize(width, *end);
+            ids
+        };
+        let tokens: Vec<u32> = completions.into_iter().flat_map(padded).collect();
+        let tokens = Tensor::from_vec(tokens, (lengths.len(), width), decoder.device())?;
+        let mask = mask::of_lengths(&lengths, width, decoder.device())?;
+        Ok(Self { prompts, prompt_mask, tokens, mask })
+    }
+
+    /// One part for each thread that may work on it.
+    fn shards(&self) -> Result<Vec<Vec<Self>>> {
+        let part = |rows: Range<usize>| {
+            let take = |x: &Tensor| x.narrow(0, rows.start, rows.len())?.contiguous();
+            Ok(vec![Self {
+                prompts: take(&self.prompts)?,
+                prompt_mask: self.prompt_mask.as_ref().map(take).transpose()?,
+                tokens: take(&self.tokens)?,
+                mask: take(&self.mask)?,
+            }])
+        };
+        shards::cut(0..self.tokens.dim(0)?, SHARDS).into_iter().map(part).collect()
+    }
+
+    fn score(&self, student: &Student) -> Result<Scores> {
+        let Self { prompts, prompt_mask, tokens, .. } = self;
+        student.decoder.score(prompts, prompt_mask.as_ref(), tokens, 1.0)
+    }
 }
 
 // ANCHOR: fit

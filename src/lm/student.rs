@@ -21,6 +21,9 @@ use anyhow::{Context, ensure};
 use candle_core::{DType, Device};
 use rand::rngs::StdRng;
 
+/// How many parts a batch is cut into: a setting of the model, since it changes the last
+/// digit of what is learnt. See [`crate::shards`].
+pub const SHARDS: usize = 2;
 /// The most tokens of a prompt and its completion together.
 pub const CONTEXT: usize = 48;
 
@@ -50,7 +53,20 @@ impl Student {
     /// assert_eq!(variables::count(student.decoder.variables()), 204_864);
     /// ```
     pub fn new(task: &Task, rng: &mut StdRng, device: &Device) -> Result<Self> {
-        let tokenizer = Tokenizer::characters(&[END], task.characters)?;
+        Self::knowing(task.characters, task, rng, device)
+    }
+
+    /// The same, for a student who knows these characters.
+    ///
+    /// # Errors
+    /// Names the character of the task that is not among them.
+    pub fn knowing(
+        characters: &str,
+        task: &Task,
+        rng: &mut StdRng,
+        device: &Device,
+    ) -> Result<Self> {
+        let tokenizer = Tokenizer::characters(&[END], characters)?;
         let config = config(tokenizer.size(), tokenizer.id(END)?);
         Self::of(task, Decoder::new(&config, rng, DType::F32, device)?, tokenizer)
     }
@@ -79,9 +95,9 @@ impl Student {
     ///
     /// # Errors
     /// Passes on Candle's error when there is no memory for it.
-    pub fn copy(&self, task: &Task) -> Result<Self> {
-        let tokenizer = Tokenizer::characters(&[END], task.characters)?;
-        Self::of(task, self.decoder.frozen()?, tokenizer)
+    pub fn copy(&self) -> Result<Self> {
+        let tokenizer = self.tokenizer.clone();
+        Ok(Self { decoder: self.decoder.frozen()?, tokenizer, ..*self })
     }
 
     /// Samples `group_size` completions to each problem.
@@ -97,14 +113,13 @@ impl Student {
     ) -> Result<Completions> {
         let prompts = problems.iter().map(|problem| self.tokenizer.encode(&problem.prompt));
         let prompts = prompts.collect::<Result<Vec<_>>>()?;
-        let (max_tokens, end) = (self.max_tokens, self.end);
         let settings = Settings {
             group_size,
-            max_tokens,
+            max_tokens: self.max_tokens,
             sampler,
-            stop: vec![end],
-            pad: end,
-            shards: 2,
+            stop: vec![self.end],
+            pad: self.end,
+            shards: SHARDS,
         };
         generate(&self.decoder, &prompts, &settings, streams)
     }

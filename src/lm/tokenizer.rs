@@ -30,6 +30,7 @@ impl Message {
 }
 
 /// Text ↔ ids, and a chat template where the folder has one.
+#[derive(Clone)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     template: Option<String>,

@@ -1,6 +1,6 @@
 //! Adapters: exact gradients, a frozen base, merging, and the file format of PEFT.
 
-use crate::{MODELS, numbers, tiny, worst};
+use crate::{MODELS, floats, numbers, path, read, rows, tiny, worst};
 use candle_core::{DType, Device::Cpu, Tensor};
 use candle_nn::{Optimizer, ParamsAdamW};
 use grpo::{
@@ -13,6 +13,7 @@ use grpo::{
         lora::{Lora, Settings},
         peft,
     },
+    log_prob,
     optim::AdamW,
     policy::Policy,
     sampling::Sampler,
@@ -183,6 +184,38 @@ fn what_is_written_is_read_back_and_has_the_names_of_peft() {
     assert_eq!(tensors.len(), 2 * 2 * 2);
 }
 
+/// `tiny-qwen2-lora` was made by PEFT: r 4, α 10, random A and B, in double precision.
+#[test]
+fn an_adapter_of_peft_computes_the_same_here() {
+    let fixture = path("qwen2-lora");
+    let text = std::fs::read_to_string(fixture.join("parity.json")).unwrap();
+    let oracle: Value = serde_json::from_str(&text).unwrap();
+    let tokens = rows(&oracle["ids"]);
+    for (dtype, tolerance) in [(DType::F64, 5e-6), (DType::F32, 2e-5)] {
+        let base = read("qwen2", dtype);
+        let lora = peft::read(&fixture, base.config(), dtype, &Cpu).unwrap();
+        let policy = base.adapted(lora).unwrap();
+        let logits = policy.logits(&tokens).unwrap();
+        let last = logits.narrow(1, tokens.dim(1).unwrap() - 1, 1).unwrap();
+        let error = worst(&numbers(&last), &floats(&oracle["last_logits"]));
+        assert!(error < tolerance, "{dtype:?}: {error:.1e}");
+        let scores = log_prob::completion(&logits, &tokens, 1, 1.0).unwrap();
+        let error = worst(&numbers(&scores.log_probs), &floats(&oracle["token_logps"]));
+        assert!(error < tolerance, "{dtype:?}: {error:.1e}");
+        let loss = scores.log_probs.sum_all().unwrap();
+        let gradients = gradients::of(&loss, policy.variables()).unwrap();
+        for (name, variable) in policy.variables() {
+            let ours = numbers(gradients.get(variable).unwrap());
+            let norm = ours.iter().map(|g| g * g).sum::<f64>().sqrt();
+            let theirs = oracle["gradient_norm"][name].as_f64().unwrap();
+            let head = floats(&oracle["gradient_head"][name]);
+            let error = worst(&[norm], &[theirs]).max(worst(&ours[..head.len()], &head));
+            assert!(error < 10.0 * tolerance, "{dtype:?} {name}: {error:.1e}");
+        }
+        assert_eq!(oracle["gradient_norm"].as_object().unwrap().len(), 12);
+    }
+}
+
 #[test]
 fn a_wrong_adapter_is_refused_by_name() {
     let base = base("llama", DType::F32);
@@ -204,6 +237,8 @@ fn a_wrong_adapter_is_refused_by_name() {
         ("lora_alpha", json!(-1.0), "alpha is -1; it must be above 0"),
         ("use_rslora", json!(true), "use_rslora is true; this is not supported"),
         ("use_dora", json!(true), "use_dora is true"),
+        ("init_lora_weights", json!("pissa"), "init_lora_weights is \"pissa\""),
+        ("something_new", json!(3), "something_new is 3; this is not supported"),
         ("rank_pattern", json!({"q_proj": 8}), "rank_pattern is {\"q_proj\":8}"),
         ("modules_to_save", json!(["lm_head"]), "modules_to_save is [\"lm_head\"]"),
         ("bias", json!("all"), "bias is `all`; only none"),

@@ -172,7 +172,8 @@ impl<'ast> Visit<'ast> for Parts {
 
 /// Marks without a partner, in any source of the library and the chapters.
 pub fn check_sources(workspace: &Workspace, problems: &mut Vec<Problem>) -> Result<()> {
-    for folder in ["src", "chapters"] {
+    let chapters = workspace.chapters()?.into_iter().map(|name| format!("chapters/{name}"));
+    for folder in ["src", "book/stubs"].map(String::from).into_iter().chain(chapters) {
         let dir = workspace.root().join(folder);
         if dir.is_dir() {
             check_folder(workspace, &dir, problems)?;

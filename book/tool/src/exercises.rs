@@ -26,22 +26,37 @@ pub fn exercise(
     let exercise = chapter.exercise(name).map_err(|e| format!("{e:#}"))?;
     let stub = part(&chapter.stubs_file(), name)?;
     let (number, folder) = (chapter.number, &chapter.name);
+    let (task, stub) = task(&stub);
+    let count = exercise.hints.len();
+    // A plainer hint stands inside of the gentler one, so that it is not read by accident.
     let mut hints = String::new();
-    for (at, hint) in exercise.hints.iter().enumerate() {
-        let (at, of, hint) =
-            (at + 1, exercise.hints.len(), inline(&hint.trim().replace('\n', " "))?);
-        hints += &format!(
-            "<details><summary>Hint {at} of {of}</summary><p>{hint}</p></details>"
+    for (at, hint) in exercise.hints.iter().enumerate().rev() {
+        let (at, hint) = (at + 1, inline(&hint.trim().replace('\n', " "))?);
+        hints = format!(
+            "<details><summary>Hint {at} of {count}</summary><p>{hint}</p>{hints}</details>"
         );
     }
     Ok(format!(
-        "<div class=\"source-name\" id=\"exercise-{name}\"><code>chapters/{folder}/exercises.rs</code></div>\n\n\
+        "{task}\n\n\
+         <div class=\"source-name\" id=\"exercise-{name}\"><code>chapters/{folder}/exercises.rs</code></div>\n\n\
          ```rust\n{stub}```\n\n\
          <div class=\"exercise\"><p><code>cargo exercise check {number} {name}</code> \
          <span class=\"exercise-effort\">{}</span> \
          <a href=\"{SOLUTIONS}/{folder}.html#solution-{name}\">Solution</a></p>{hints}</div>\n",
         escape(&exercise.effort.to_string()),
     ))
+}
+
+/// The documentation at the head of a stub as Markdown, and the rest. A page can break the lines of prose; those of
+/// code would scroll.
+fn task(stub: &str) -> (String, &str) {
+    let is_doc = |line: &&str| line.starts_with("///");
+    let lines = stub.split_inclusive('\n').take_while(is_doc);
+    let end = lines.clone().map(str::len).sum();
+    let text = |line: &str| line.trim_start_matches("///").trim().to_owned();
+    let task: Vec<String> = lines.map(text).collect();
+    // Links to items mean something to rustdoc only.
+    (task.join("\n").replace("[`", "`").replace("`]", "`"), &stub[end..])
 }
 
 /// What the page of solutions shows of one.
