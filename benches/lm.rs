@@ -1,29 +1,40 @@
-//! The parts of a training step of a language model, in tokens per second: 862,848
-//! parameters, 64 prompts of 12 tokens, 24 new ones each.
+//! The parts of a training step of a language model: 862,848 parameters, 8 prompts of 12
+//! tokens, 8 completions of 24 tokens each.
 //!
 //! ```text
-//! cargo bench --profile dev --bench lm
+//! cargo bench --profile dev --bench lm              the table
+//! cargo bench --profile dev --bench lm -- 20        the best of 20 rounds
+//! python benches/lm_pytorch.py 20                   the same work in PyTorch
 //! ```
 //!
-//! `floor` is nothing but the matrix products of forward and backward pass: what `train`
-//! would take if everything else were free.
+//! Every round takes all parts in turn, and a part's time is that of its best round: the
+//! least disturbed. `floor` is nothing but the matrix products of a forward and backward
+//! pass over all 64 · 35 tokens: what training would take if everything else were free and
+//! no prompt was shared.
 
 use candle_core::{DType, Device::Cpu, Tensor};
 use candle_nn::{Optimizer, ParamsAdamW};
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use grpo::{
-    Result, gradients,
+    Result,
+    advantage::Scale,
+    backward, gradients,
     lm::{
         config::Config,
         decoder::Decoder,
         generate::{Completions, Settings, Streams, generate},
     },
-    mask,
+    log_prob::Scores,
+    objective::{Kl, Objective, recipe},
     optim::AdamW,
     policy::Policy,
+    rollout::Rollout,
     sampling::Sampler,
-    seed, variables,
+    seed,
+    shards::{self, Split},
+    update::{Steps, update_in_shards},
+    variables,
 };
+use std::time::Instant;
 
 const PROMPTS: usize = 8;
 const GROUP: usize = 8;
@@ -52,65 +63,124 @@ fn decoder() -> Result<Decoder> {
     Ok(decoder)
 }
 
-fn sample(decoder: &Decoder) -> Result<Completions> {
+fn sample(decoder: &Decoder, shards: usize) -> Result<Completions> {
     let prompt = |p: usize| (0..PROMPT).map(|t| ((7 * p + t) % 64) as u32).collect();
     let prompts: Vec<Vec<u32>> = (0..PROMPTS).map(prompt).collect();
-    // Nothing stops: every row runs to the end.
-    let sampler = Sampler::at(1.0);
     let settings = Settings {
         group_size: GROUP,
         max_tokens: NEW,
-        sampler,
+        sampler: Sampler::at(1.0),
+        // Nothing stops: every row runs to the end.
         stop: Vec::new(),
         pad: 0,
-        shards: 1,
+        shards,
     };
     generate(decoder, &prompts, &settings, Streams { seed: 0, step: 0, first_prompt: 0 })
 }
 
-fn score(decoder: &Decoder, sampled: &Completions) -> Result<Tensor> {
-    let mask = sampled.prompt_mask.as_ref();
-    let scores = decoder.score(&sampled.prompts, mask, &sampled.tokens, 1.0)?;
-    mask::token_mean(&scores.log_probs, &sampled.mask)
+fn rollout(sampled: &Completions) -> Result<Rollout> {
+    let rewards = (0..PROMPTS * GROUP).map(|row| (row * 7 % 5) as f64).collect();
+    let Completions { prompts, tokens, mask, log_probs, .. } = sampled.clone();
+    Rollout::new(prompts, tokens, mask, log_probs, rewards, GROUP, Scale::Trl)
 }
 
-fn train(decoder: &Decoder, sampled: &Completions, optimizer: &mut AdamW) -> Result<()> {
-    let mut gradients = gradients::of(&score(decoder, sampled)?, decoder.variables())?;
+fn score(decoder: &Decoder, part: &Rollout) -> Result<Scores> {
+    decoder.score(&part.prompts, None, &part.tokens, 1.0)
+}
+
+/// Every prompt read again for each of its completions.
+fn score_alone(decoder: &Decoder, part: &Rollout) -> Result<Scores> {
+    decoder.score_groups(&part.prompts, None, &part.tokens, 1.0)
+}
+
+/// Forward, backward, clip and AdamW.
+fn train(
+    decoder: &Decoder,
+    rollout: &Rollout,
+    optimizer: &mut AdamW,
+    shards: usize,
+    score: fn(&Decoder, &Rollout) -> Result<Scores>,
+) -> Result<()> {
+    let parts = rollout.split(Split::over(shards))?;
+    let loss = |scores: &Scores| Ok((scores.log_probs.mean_all()?.neg()?, ()));
+    let score = |part: &Rollout| score(decoder, part);
+    let (mut gradients, ()) =
+        backward::in_shards(&parts, decoder.variables(), score, loss)?;
     gradients::clip_norm(&mut gradients, decoder.variables(), 1.0)?;
     Ok(optimizer.step(&gradients)?)
 }
 
-/// Every weight times a stream of activations, three times: forward, and back to the
-/// activations and to the weights.
-fn floor(decoder: &Decoder) -> Result<()> {
-    let rows = PROMPTS * GROUP * (PROMPT + NEW - 1);
-    for variable in decoder.variables().values().filter(|v| v.rank() == 2) {
-        let (outputs, inputs) = variable.dims2()?;
-        let weight = variable.as_detached_tensor();
-        let x = Tensor::zeros((rows, inputs), DType::F32, &Cpu)?;
-        let y = Tensor::zeros((rows, outputs), DType::F32, &Cpu)?;
-        x.matmul(&weight.t()?)?;
-        y.matmul(&weight)?;
-        y.t()?.matmul(&x)?;
-    }
+fn step(decoder: &Decoder, optimizer: &mut AdamW, shards: usize) -> Result<()> {
+    let rollout = rollout(&sample(decoder, shards)?)?;
+    let objective = Objective { kl: Kl::new(0.0), ..recipe("grpo", NEW)?.objective };
+    let steps = Steps { epochs: 1, max_norm: 1.0 };
+    let score = |part: &Rollout| score(decoder, part);
+    let (variables, split) = (decoder.variables(), Split::over(shards));
+    update_in_shards(score, variables, optimizer, &rollout, &objective, steps, split)?;
     Ok(())
 }
 
-fn bench(criterion: &mut Criterion) {
-    let decoder = decoder().unwrap();
-    let sampled = sample(&decoder).unwrap();
-    let settings = ParamsAdamW { lr: 1e-6, ..Default::default() };
-    let mut optimizer = AdamW::new(decoder.variables(), settings).unwrap();
-    let mut group = criterion.benchmark_group("lm");
-    group.sample_size(10).throughput(Throughput::Elements((PROMPTS * GROUP * NEW) as u64));
-    group.bench_function("sample", |b| b.iter(|| sample(&decoder).unwrap()));
-    group.bench_function("score", |b| b.iter(|| score(&decoder, &sampled).unwrap()));
-    group.bench_function("train", |b| {
-        b.iter(|| train(&decoder, &sampled, &mut optimizer).unwrap())
-    });
-    group.bench_function("floor", |b| b.iter(|| floor(&decoder).unwrap()));
-    group.finish();
+/// Every weight times a stream of activations, three times: forward, and back to the
+/// activations and to the weights.
+fn floor(decoder: &Decoder, shards: usize) -> Result<()> {
+    let rows = PROMPTS * GROUP * (PROMPT + NEW - 1) / shards;
+    shards::run(shards, |_| {
+        for variable in decoder.variables().values().filter(|v| v.rank() == 2) {
+            let (outputs, inputs) = variable.dims2()?;
+            let weight = variable.as_detached_tensor();
+            let x = Tensor::zeros((rows, inputs), DType::F32, &Cpu)?;
+            let y = Tensor::zeros((rows, outputs), DType::F32, &Cpu)?;
+            x.matmul(&weight.t()?)?;
+            y.matmul(&weight)?;
+            y.t()?.matmul(&x)?;
+        }
+        Ok(())
+    })?;
+    Ok(())
 }
 
-criterion_group!(benches, bench);
-criterion_main!(benches);
+fn main() -> Result<()> {
+    // `cargo test --all-targets` runs this too, without `--bench` and only to see it run.
+    let is_test = !std::env::args().any(|argument| argument == "--bench");
+    let rounds = std::env::args().find_map(|argument| argument.parse().ok());
+    let rounds = if is_test { 1 } else { rounds.unwrap_or(10) };
+    let decoder = decoder()?;
+    let rollout = rollout(&sample(&decoder, 1)?)?;
+    let settings = ParamsAdamW { lr: 1e-6, ..Default::default() };
+    let mut optimizer = AdamW::new(decoder.variables(), settings)?;
+    let names = ["floor", "sample", "score", "train, prompts read again", "train", "step"];
+    let mut best = [[f64::INFINITY; 6]; 2];
+    for _ in 0..rounds {
+        for shards in [1, 2] {
+            let mut time = |part: usize, f: &mut dyn FnMut() -> Result<()>| -> Result<()> {
+                let began = Instant::now();
+                f()?;
+                let took = began.elapsed().as_secs_f64();
+                best[shards - 1][part] = best[shards - 1][part].min(took);
+                Ok(())
+            };
+            time(0, &mut || floor(&decoder, shards))?;
+            time(1, &mut || sample(&decoder, shards).map(drop))?;
+            time(2, &mut || {
+                let parts = rollout.split(Split::over(shards))?.concat();
+                shards::run(shards, |i| score(&decoder, &parts[i])).map(drop)
+            })?;
+            let mut training =
+                |score| train(&decoder, &rollout, &mut optimizer, shards, score);
+            time(3, &mut || training(score_alone))?;
+            time(4, &mut || training(score))?;
+            time(5, &mut || step(&decoder, &mut optimizer, shards))?;
+        }
+    }
+    println!(
+        "{:28}{:>16}{:>16}{:>14}{:>10}",
+        "best of", "1 shard, ms", "2 shards, ms", "tokens/s", "floor"
+    );
+    for (part, name) in names.into_iter().enumerate() {
+        let [one, two] = [best[0][part], best[1][part]];
+        let tokens = (PROMPTS * GROUP * NEW) as f64 / two;
+        let share = 100.0 * best[1][0] / two;
+        println!("{name:28}{:16.1}{:16.1}{tokens:14.0}{share:9.0}%", 1e3 * one, 1e3 * two);
+    }
+    Ok(())
+}

@@ -21,7 +21,7 @@ use anyhow::{Context, ensure};
 ///
 /// ```
 /// use grpo::reward::answer;
-/// assert_eq!(answer("1+2=3*4=2<eos>"), Some("2"));
+/// assert_eq!(answer("3*7=1+2=3*4=2<eos>"), Some("2"));
 /// assert_eq!(answer("132<eos>"), Some("132"));
 /// assert_eq!(answer("132"), None); // cut off
 /// assert_eq!(answer("132=<eos>"), None);

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! carry   47+85=        132 rightly, 022 in a hurry        the sloppy teacher
-//! steps   3*7+2*4+9=    1+2=3*4=2+9=1 worked, 1 blurted    the lazy student
+//! steps   3*7+2*4=      3*7=1+2=3*4=2 worked, 2 blurted    the lazy student
 //! ```
 //!
 //! Left out: a trait. Two tasks differ in two functions and two constants, which a

@@ -7,7 +7,7 @@ use std::{
 };
 
 /// Each binary, and the arguments that keep it short.
-const CHAPTERS: [(&str, &[&str]); 9] = [
+const CHAPTERS: [(&str, &[&str]); 10] = [
     (env!("CARGO_BIN_EXE_ch01_reinforce"), &[]),
     (env!("CARGO_BIN_EXE_ch02_baselines"), &[]),
     (env!("CARGO_BIN_EXE_ch03_cartpole"), &["--quick"]),
@@ -17,6 +17,7 @@ const CHAPTERS: [(&str, &[&str]); 9] = [
     (env!("CARGO_BIN_EXE_ch07_reward_model"), &["--quick"]),
     (env!("CARGO_BIN_EXE_ch08_group_size"), &["--quick"]),
     (env!("CARGO_BIN_EXE_ch09_language_model"), &["--quick"]),
+    (env!("CARGO_BIN_EXE_ch10_rlvr"), &["--quick", "--sft-steps", "20", "--steps", "3"]),
 ];
 
 fn run(binary: &str, arguments: &[&str], out: &Path, threads: &str) -> Output {

@@ -59,10 +59,10 @@ impl Plan {
     /// The settings of a lesson. Quick is less of everything.
     pub fn new(lesson: Lesson, seed: u64, quick: bool) -> Self {
         let (sft_steps, work_steps, steps, prompts, group_size) = match (lesson, quick) {
-            (Lesson::Lazy, false) => (1500, 1200, 120, 16, 16),
-            (Lesson::Lazy, true) => (600, 480, 40, 16, 16),
-            (Lesson::Carry, false) => (1600, 0, 200, 32, 8),
-            (Lesson::Carry, true) => (500, 0, 40, 32, 8),
+            (Lesson::Lazy, false) => (400, 320, 60, 16, 8),
+            (Lesson::Lazy, true) => (200, 160, 30, 16, 8),
+            (Lesson::Carry, false) => (1000, 0, 80, 32, 8),
+            (Lesson::Carry, true) => (300, 0, 20, 32, 8),
         };
         Self {
             lesson,

@@ -78,13 +78,13 @@ struct Args {
     /// Less of everything: about twenty seconds
     #[arg(long)]
     quick: bool,
-    /// G, completions of each prompt [default: 16; carry: 8]
+    /// G, completions of each prompt [default: 8]
     #[arg(long, value_name = "G", value_parser = group_size)]
     group_size: Option<usize>,
-    /// Steps of GRPO [default: 120; carry: 200]
+    /// Steps of GRPO [default: 60; carry: 80]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     steps: Option<usize>,
-    /// Steps of fine-tuning before it [default: 1500; carry: 1600]
+    /// Steps of fine-tuning before it [default: 400; carry: 1000]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     sft_steps: Option<usize>,
     /// Learning rate of GRPO [default: 0.0003]

@@ -19,10 +19,11 @@ use crate::{
     lm::{
         cache::Cache,
         config::Config,
-        layers::{Norm, Pass, Rope, SwiGlu, attention},
+        layers::{Norm, Rope, SwiGlu},
         lora::{Linear, Lora},
     },
     log_prob::{self, Scores},
+    ops::attention::{Attention, Tree, slow},
     policy::Policy,
     seed,
     variables::{self, Variables},
@@ -30,13 +31,6 @@ use crate::{
 use anyhow::{Context, ensure};
 use candle_core::{DType, Device, Module, Tensor, Var};
 use rand::rngs::StdRng;
-
-/// What is added to the score of a token that may not be looked at. Not −∞: a row of
-/// nothing but padding would be NaN. It is added twice to a token that is both ahead and
-/// padding, and F16 ends at −65504.
-fn hidden(dtype: DType) -> f64 {
-    if dtype == DType::F16 { -3e4 } else { -1e9 }
-}
 
 /// A language model, and its variables under their Hugging Face names.
 pub struct Decoder {
@@ -170,14 +164,18 @@ impl Decoder {
     /// Names the shapes that disagree, a token outside the vocabulary, or a row longer
     /// than the context.
     pub fn masked_logits(&self, tokens: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
-        self.net.head(&self.net.forward(tokens, mask, None)?)
+        let (prompts, prompt) = tokens.dims2().context("tokens must be (B, T)")?;
+        let tree = Tree { prompts, prompt, branches: 0, branch: 0 };
+        let hidden = self.net.over_tree(&tokens.flatten_all()?, tree, mask)?;
+        Ok(self.net.head(&hidden)?.reshape((prompts, prompt, ()))?)
     }
 
     /// Log-probabilities and entropies of completions: prompts (B, P) and tokens (B, T),
     /// with the mask (B, P) of the prompts where they are padded on the left → (B, T).
     ///
-    /// Only the columns that say something about a completion go through the output
-    /// layer, the widest of all.
+    /// Where neighbouring rows have the same prompt, as in a group, it is read once for
+    /// all of them. And only the columns that say something about a completion go through
+    /// the output layer, the widest of all.
     ///
     /// # Errors
     /// As [`Decoder::masked_logits`]; refuses a temperature that is not above 0.
@@ -188,23 +186,76 @@ impl Decoder {
         tokens: &Tensor,
         temperature: f64,
     ) -> Result<Scores> {
-        let (prompt, length) = (prompts.dim(1)?, tokens.dim(1)?);
+        let group = repeats(prompts, prompt_mask)?;
+        let first = |x: &Tensor| -> Result<Tensor> {
+            let rows = (0..x.dim(0)? as u32).step_by(group);
+            Ok(x.contiguous()?.index_select(&Tensor::from_iter(rows, x.device())?, 0)?)
+        };
+        let mask = prompt_mask.map(first).transpose()?;
+        self.score_groups(&first(prompts)?, mask.as_ref(), tokens, temperature)
+    }
+
+    /// [`Decoder::score`] of groups: prompts (P, L), and tokens (P · G, T) of which
+    /// G neighbours each complete one prompt.
+    ///
+    /// # Errors
+    /// As [`Decoder::score`].
+    pub fn score_groups(
+        &self,
+        prompts: &Tensor,
+        prompt_mask: Option<&Tensor>,
+        tokens: &Tensor,
+        temperature: f64,
+    ) -> Result<Scores> {
+        let ((groups, prompt), (rows, length)) = (prompts.dims2()?, tokens.dims2()?);
         ensure!(prompt > 0, "the prompts have no tokens; they must have at least 1");
         ensure!(length > 0, "the completions have no tokens; they must have at least 1");
-        let mask = match prompt_mask {
-            Some(mask) => {
-                Some(Tensor::cat(&[mask, &tokens.ones_like()?.to_dtype(mask.dtype())?], 1)?)
-            }
-            None => None,
-        };
+        ensure!(
+            groups > 0 && rows.is_multiple_of(groups),
+            "there are {rows} completions of {groups} prompts; each must have as many"
+        );
         // The last token predicts nothing that is scored.
-        let sequences = Tensor::cat(&[prompts, &tokens.narrow(1, 0, length - 1)?], 1)?;
-        let mask = mask.map(|mask| mask.narrow(1, 0, prompt + length - 1)).transpose()?;
-        let hidden = self.net.forward(&sequences, mask.as_ref(), None)?;
-        let logits = self.net.head(&hidden.narrow(1, prompt - 1, length)?)?;
+        let branch = length - 1;
+        let tree = Tree { prompts: groups, prompt, branches: rows / groups, branch };
+        let ids = match branch {
+            0 => prompts.flatten_all()?,
+            _ => Tensor::cat(
+                &[prompts.flatten_all()?, tokens.narrow(1, 0, branch)?.flatten_all()?],
+                0,
+            )?,
+        };
+        self.net.check_ids(tokens)?;
+        let hidden = self.net.over_tree(&ids, tree, prompt_mask)?;
+        // The first token follows the prompt, every other one the token before it.
+        let speakers = (0..rows).flat_map(|row| {
+            let first = row / tree.branches * prompt + prompt - 1;
+            let rest = groups * prompt + row * branch;
+            std::iter::once(first).chain(rest..rest + branch).map(|row| row as u32)
+        });
+        let speakers = Tensor::from_iter(speakers, tokens.device())?;
+        let logits = self.net.head(&hidden.index_select(&speakers, 0)?)?;
+        let logits = logits.reshape((rows, length, ()))?;
         let log_probs = log_prob::at_temperature(&logits, tokens, temperature)?;
         Ok(Scores { log_probs, entropy: Some(log_prob::entropy(&logits, temperature)?) })
     }
+}
+
+/// The largest G of which every G neighbouring rows have the same prompt and mask.
+fn repeats(prompts: &Tensor, mask: Option<&Tensor>) -> Result<usize> {
+    let ids = prompts.to_vec2::<u32>().context("prompts must be ids (B, P)")?;
+    let mask = match mask {
+        Some(mask) => mask.to_dtype(DType::U8)?.to_vec2::<u8>()?,
+        None => vec![Vec::new(); ids.len()],
+    };
+    let rows: Vec<_> = ids.iter().zip(&mask).collect();
+    let runs = rows.chunk_by(|a, b| a == b).map(<[_]>::len);
+    let divisor = |mut a: usize, mut b: usize| {
+        while b > 0 {
+            (a, b) = (b, a % b);
+        }
+        a
+    };
+    Ok(runs.fold(0, divisor).max(1))
 }
 
 impl Policy for Decoder {
@@ -223,15 +274,32 @@ pub(crate) fn score_dtype(dtype: DType) -> DType {
     if dtype == DType::F64 { dtype } else { DType::F32 }
 }
 
+/// What the weights are wanted for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pass {
+    /// A gradient may be wanted.
+    Train,
+    /// No gradient.
+    Sample,
+}
+
+/// How the stream is divided for attention.
+#[derive(Clone, Copy)]
+struct Heads {
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+}
+
 /// The arithmetic, over weights with a gradient or without.
 pub(crate) struct Net {
     embedding: Tensor,
     layers: Vec<Layer>,
     norm: Norm,
     output: Linear,
-    pass: Pass,
-    /// (head_dim, θ).
-    angles: (usize, f64),
+    heads: Heads,
+    /// θ of the rotary angles.
+    theta: f64,
     context: usize,
 }
 
@@ -290,44 +358,71 @@ impl Net {
             norm: norm("model.norm")?,
             output,
             embedding,
-            pass,
-            angles: (config.head_dim, config.rope_theta),
+            heads: Heads {
+                heads: config.heads,
+                kv_heads: config.kv_heads,
+                head_dim: config.head_dim,
+            },
+            theta: config.rope_theta,
             context: config.context,
         })
     }
 
-    /// The stream after the last norm: tokens (B, T) → (B, T, D). With a cache the tokens
-    /// come after those that it holds, and the mask covers both: (B, S).
-    pub(crate) fn forward(
+    /// The stream after the last norm: N tokens, laid out as the tree says → (N, D). The
+    /// mask (P, L) says which tokens of the prompts count.
+    fn over_tree(&self, ids: &Tensor, tree: Tree, mask: Option<&Tensor>) -> Result<Tensor> {
+        let rope = self.rope(0, tree.prompt + tree.branch)?;
+        let Heads { heads, kv_heads, .. } = self.heads;
+        let (mask, turns) = (mask.cloned(), rope.tables());
+        let attention = Attention { tree, heads, kv_heads, mask, turns };
+        self.stream(ids, |_, [q, k, v]| Ok(attention.forward(&q, &k, &v)?))
+    }
+
+    /// The same for new tokens (B, T) after those in the cache, which then has them too
+    /// → (B · T, D). The mask covers both: (B, S).
+    pub(crate) fn over_cache(
         &self,
         tokens: &Tensor,
         mask: Option<&Tensor>,
-        mut cache: Option<&mut Cache>,
+        cache: &mut Cache,
     ) -> Result<Tensor> {
-        let (batch, length) = tokens.dims2().context("tokens must be (B, T)")?;
-        ensure!(batch * length > 0, "tokens is {:?}; neither may be 0", tokens.dims());
-        let start = cache.as_ref().map_or(0, |cache| cache.length);
-        let total = start + length;
-        ensure!(
-            total <= self.context,
-            "{total} tokens do not fit the context of {}",
-            self.context
-        );
-        self.check_ids(tokens)?;
-        let bias = self.bias(batch, start, length, mask)?;
-        let embedding = &self.embedding;
-        let (dtype, device) = (embedding.dtype(), embedding.device());
-        let rope = Rope::new([start, length], self.angles, dtype, device)?;
-        let flat = embedding.index_select(&tokens.flatten_all()?, 0)?;
-        let mut x = flat.reshape((batch, length, ()))?;
+        let (batch, length) = tokens.dims2()?;
+        let (start, d) = (cache.length, self.heads.head_dim);
+        let rope = self.rope(start, length)?;
+        let form = (self.embedding.dtype(), self.embedding.device());
+        let bias = slow::bias([batch, start, length], mask, form)?;
+        let turned = |x: &Tensor| rope.forward(&slow::split(x, batch, d)?);
+        let out = self.stream(&tokens.flatten_all()?, |layer, [q, k, v]| {
+            let (k, v) = cache.append(layer, &turned(&k)?, &slow::split(&v, batch, d)?)?;
+            let softmax = candle_nn::ops::softmax_last_dim;
+            let seen = slow::attention([&turned(&q)?, &k, &v], bias.as_ref(), softmax)?;
+            Ok(slow::join(&seen)?)
+        })?;
+        cache.length = start + length;
+        Ok(out)
+    }
+
+    /// The turns of the positions from `start`, as many as `length`.
+    fn rope(&self, start: usize, length: usize) -> Result<Rope> {
+        let (total, context) = (start + length, self.context);
+        ensure!(total <= context, "{total} tokens do not fit the context of {context}");
+        let angles = (self.heads.head_dim, self.theta);
+        Rope::new([start, length], angles, self.embedding.dtype(), self.embedding.device())
+    }
+
+    /// Everything but attention, which is the same for every token: ids (N) → (N, D).
+    /// `attend` gets the layer's number and its queries, keys and values (N, …).
+    fn stream(
+        &self,
+        ids: &Tensor,
+        mut attend: impl FnMut(usize, [Tensor; 3]) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        self.check_ids(ids)?;
+        let mut x = self.embedding.index_select(ids, 0)?;
         for (index, layer) in self.layers.iter().enumerate() {
-            let cache = cache.as_deref_mut().map(|cache| (cache, index));
-            x = layer.forward(&x, &rope, bias.as_ref(), cache, self.pass)?;
+            x = layer.forward(&x, |qkv| attend(index, qkv))?;
         }
-        if let Some(cache) = cache {
-            cache.length = total;
-        }
-        self.norm.forward(&x, self.pass)
+        self.norm.forward(&x)
     }
 
     /// The output layer: (…, D) → (…, V). Of half precision it makes single precision: a
@@ -339,6 +434,7 @@ impl Net {
 
     fn check_ids(&self, tokens: &Tensor) -> Result<()> {
         let dtype = tokens.dtype();
+        ensure!(tokens.elem_count() > 0, "there are no tokens");
         ensure!(dtype == DType::U32, "tokens has dtype {dtype:?}; it must be U32");
         let (largest, size) =
             (tokens.max_all()?.to_scalar::<u32>()?, self.embedding.dim(0)?);
@@ -348,43 +444,6 @@ impl Net {
             size - 1
         );
         Ok(())
-    }
-
-    /// (1 or B, 1, T, S): 0 where a token may look, [`hidden`] where not. `None` where
-    /// every token may look at everything.
-    fn bias(
-        &self,
-        batch: usize,
-        start: usize,
-        length: usize,
-        mask: Option<&Tensor>,
-    ) -> Result<Option<Tensor>> {
-        let (total, device) = (start + length, self.embedding.device());
-        let dtype = self.embedding.dtype();
-        let hidden = hidden(dtype);
-        let ahead = |(t, s)| if s > start + t { hidden } else { 0.0 };
-        let pairs = (0..length).flat_map(|t| (0..total).map(move |s| (t, s)));
-        let causal = match length {
-            1 => None,
-            _ => {
-                let values: Vec<f64> = pairs.map(ahead).collect();
-                let causal = Tensor::from_vec(values, (1, 1, length, total), device)?;
-                Some(causal.to_dtype(dtype)?)
-            }
-        };
-        let Some(mask) = mask else { return Ok(causal) };
-        let shape = mask.dims();
-        ensure!(
-            shape == [batch, total],
-            "mask is {shape:?} and must be {:?}, one number a token",
-            [batch, total]
-        );
-        let padding = mask.eq(0u32)?.to_dtype(dtype)?.affine(hidden, 0.0)?;
-        let padding = padding.reshape((batch, 1, 1, total))?;
-        Ok(Some(match causal {
-            Some(causal) => causal.broadcast_add(&padding)?,
-            None => padding,
-        }))
     }
 }
 
@@ -402,45 +461,25 @@ struct Layer {
 }
 
 impl Layer {
+    /// x (N, D) → (N, D).
     fn forward(
         &self,
         x: &Tensor,
-        rope: &Rope,
-        bias: Option<&Tensor>,
-        cache: Option<(&mut Cache, usize)>,
-        pass: Pass,
+        attend: impl FnOnce([Tensor; 3]) -> Result<Tensor>,
     ) -> Result<Tensor> {
-        let normed = self.input_norm.forward(x, pass)?;
-        let q = self.heads(&self.q, self.q_norm.as_ref(), &normed, pass)?;
-        let k = self.heads(&self.k, self.k_norm.as_ref(), &normed, pass)?;
-        let v = self.heads(&self.v, None, &normed, pass)?;
-        let q = rope.forward(&q, pass)?;
-        let k = rope.forward(&k, pass)?;
-        let (k, v) = match cache {
-            Some((cache, layer)) => cache.append(layer, &k, &v)?,
-            None => (k, v),
-        };
-        let seen = attention([&q, &k, &v], bias, pass)?;
-        let seen = self.o.forward(&seen.transpose(1, 2)?.flatten_from(2)?)?;
-        let x = (x + seen)?;
-        let added = self.mlp.forward(&self.mlp_norm.forward(&x, pass)?)?;
+        let normed = self.input_norm.forward(x)?;
+        let q = self.by_head(self.q_norm.as_ref(), self.q.forward(&normed)?)?;
+        let k = self.by_head(self.k_norm.as_ref(), self.k.forward(&normed)?)?;
+        let v = self.v.forward(&normed)?;
+        let x = (x + self.o.forward(&attend([q, k, v])?)?)?;
+        let added = self.mlp.forward(&self.mlp_norm.forward(&x)?)?;
         Ok((x + added)?)
     }
 
-    /// (B, T, D) → (B, heads, T, head_dim), normalised head by head where there is a norm.
-    fn heads(
-        &self,
-        to: &Linear,
-        norm: Option<&Norm>,
-        x: &Tensor,
-        pass: Pass,
-    ) -> Result<Tensor> {
-        let (batch, length, _) = x.dims3()?;
-        let split = to.forward(x)?.reshape((batch, length, (), self.head_dim))?;
-        let split = match norm {
-            Some(norm) => norm.forward(&split, pass)?,
-            None => split,
-        };
-        Ok(split.transpose(1, 2)?.contiguous()?)
+    /// x (N, heads · head_dim), normalised head by head where there is a norm.
+    fn by_head(&self, norm: Option<&Norm>, x: Tensor) -> Result<Tensor> {
+        let Some(norm) = norm else { return Ok(x) };
+        let (n, width) = x.dims2()?;
+        Ok(norm.forward(&x.reshape((n, (), self.head_dim))?)?.reshape((n, width))?)
     }
 }

@@ -156,8 +156,9 @@ fn complete(
     let (net, device) = (decoder.sampler(), decoder.device());
     let width = prompts.dim(1)?;
     let mut cache = Cache::new(decoder.config().layers, width);
-    let hidden = net.forward(prompts, prompt_mask, Some(&mut cache))?;
-    let mut logits = host(&net.head(&hidden.narrow(1, width - 1, 1)?)?)?;
+    let hidden = net.over_cache(prompts, prompt_mask, &mut cache)?;
+    let hidden = hidden.reshape((prompts.dim(0)?, width, ()))?;
+    let mut logits = host(&net.head(&hidden.narrow(1, width - 1, 1)?.squeeze(1)?)?)?;
     logits = logits.into_iter().flat_map(|l| std::iter::repeat_n(l, group_size)).collect();
 
     let prompt_of: Vec<u32> = rows.iter().map(|row| row.prompt).collect();
@@ -197,8 +198,8 @@ fn complete(
         let tokens = Tensor::from_vec(tokens, (batch.len(), 1), device)?;
         let mask =
             seen.as_ref().map(|seen| seen.narrow(1, 0, cache.length + 1)).transpose()?;
-        let hidden = net.forward(&tokens, mask.as_ref(), Some(&mut cache))?;
-        logits = host(&net.head(&hidden)?)?;
+        logits =
+            host(&net.head(&net.over_cache(&tokens, mask.as_ref(), &mut cache)?)?)?;
     }
     Ok(rows)
 }
@@ -303,9 +304,9 @@ fn check(decoder: &Decoder, prompts: &[Vec<u32>], settings: &Settings) -> Result
     Ok(())
 }
 
-/// Logits (B, 1, V) as plain numbers.
+/// Logits (B, V) as plain numbers.
 fn host(logits: &Tensor) -> Result<Vec<Vec<f64>>> {
-    Ok(logits.squeeze(1)?.to_dtype(DType::F64)?.to_vec2()?)
+    Ok(logits.to_dtype(DType::F64)?.to_vec2()?)
 }
 
 fn collect(

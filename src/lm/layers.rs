@@ -6,23 +6,14 @@
 //! SwiGLU(x)   = down(silu(gate(x)) · up(x))
 //! ```
 //!
-//! Candle has fused versions of the first two and of softmax. They are several times
-//! faster and have no backward pass, so they may only run in a [`Pass::Sample`].
+//! Candle has fast versions of the first two and of softmax. They have no backward pass,
+//! and do not say so; those of [`crate::ops`] have one.
 //!
 //! Left out: dropout, because the models that this reads are trained without.
 
-use crate::{Result, lm::lora::Linear};
-use candle_core::{D, DType, Device, Module, Tensor};
-use candle_nn::{ops, rotary_emb};
-
-/// What a forward pass is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pass {
-    /// A gradient may be wanted: only operations that have one.
-    Train,
-    /// No gradient: the fused operations.
-    Sample,
-}
+use crate::{Result, lm::lora::Linear, ops};
+use candle_core::{DType, Device, Module, Tensor};
+use candle_nn::rotary_emb;
 
 /// RMSNorm over the last dimension.
 pub struct Norm {
@@ -31,12 +22,8 @@ pub struct Norm {
 }
 
 impl Norm {
-    pub fn forward(&self, x: &Tensor, pass: Pass) -> Result<Tensor> {
-        // The fused one cannot read double precision.
-        if pass == Pass::Train || x.dtype() == DType::F64 {
-            return Ok(ops::rms_norm_slow(x, &self.weight, self.eps as f32)?);
-        }
-        Ok(ops::rms_norm(&x.contiguous()?, &self.weight, self.eps as f32)?)
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(ops::rms_norm::forward(x, &self.weight, self.eps)?)
     }
 }
 
@@ -69,40 +56,15 @@ impl Rope {
         })
     }
 
-    /// Turns x (B, H, T, head_dim).
-    pub fn forward(&self, x: &Tensor, pass: Pass) -> Result<Tensor> {
-        Ok(match pass {
-            Pass::Train => rotary_emb::rope_slow(x, &self.cos, &self.sin)?,
-            Pass::Sample => rotary_emb::rope(&x.contiguous()?, &self.cos, &self.sin)?,
-        })
+    /// The tables themselves.
+    pub fn tables(&self) -> [Tensor; 2] {
+        [self.cos.clone(), self.sin.clone()]
     }
-}
 
-/// softmax(q kᵀ / √head_dim + bias) v. Queries (B, H, T, head_dim); keys and values
-/// (B, K, S, head_dim), each serving H / K neighbouring heads; bias broadcasts to
-/// (B, H, T, S), 0 where a query may look and very negative where not.
-/// → (B, H, T, head_dim)
-pub fn attention(
-    [q, k, v]: [&Tensor; 3],
-    bias: Option<&Tensor>,
-    pass: Pass,
-) -> Result<Tensor> {
-    let (batch, heads, length, head_dim) = q.dims4()?;
-    let (kv_heads, total) = (k.dim(1)?, k.dim(2)?);
-    // The heads that share keys stand in one matrix: nothing is repeated in memory.
-    let grouped = (batch, kv_heads, heads / kv_heads * length, head_dim);
-    let q = (q.contiguous()?.reshape(grouped)? * (head_dim as f64).powf(-0.5))?;
-    let scores = q.matmul(&k.transpose(2, 3)?)?.reshape((batch, heads, length, total))?;
-    let scores = match bias {
-        Some(bias) => scores.broadcast_add(bias)?,
-        None => scores,
-    };
-    let weights = match pass {
-        Pass::Train => ops::softmax(&scores, D::Minus1)?,
-        Pass::Sample => ops::softmax_last_dim(&scores)?,
-    };
-    let weights = weights.reshape((batch, kv_heads, heads / kv_heads * length, total))?;
-    Ok(weights.matmul(v)?.reshape((batch, heads, length, head_dim))?)
+    /// Turns x (B, H, T, head_dim), without a gradient.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(rotary_emb::rope(&x.contiguous()?, &self.cos, &self.sin)?)
+    }
 }
 
 /// The feed-forward part.
@@ -114,7 +76,7 @@ pub struct SwiGlu {
 
 impl SwiGlu {
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let gate = self.gate.forward(x)?.silu()?;
-        Ok(self.down.forward(&(gate * self.up.forward(x)?)?)?)
+        let gated = ops::swiglu::forward(&self.gate.forward(x)?, &self.up.forward(x)?)?;
+        Ok(self.down.forward(&gated)?)
     }
 }

@@ -9,13 +9,12 @@
 //! And that model is still there: as the reference of a KL it needs no second copy.
 //!
 //! Left out: dropout before A, and variants that scale otherwise, because plain LoRA does
-//! what a policy update needs. Candle's matrix product computes the gradient of a frozen
-//! weight too: what is saved here is the optimiser's memory and the size of a checkpoint.
+//! what a policy update needs.
 
 use crate::{
     Result,
     lm::config::Config,
-    seed,
+    ops, seed,
     variables::{self, Variables},
 };
 use anyhow::{Context, ensure};
@@ -213,13 +212,14 @@ pub(crate) struct Adapter {
 
 /// A linear layer, with an adapter or without: x (…, in) → (…, out).
 pub struct Linear {
-    base: candle_nn::Linear,
+    weight: Tensor,
+    bias: Option<Tensor>,
     adapter: Option<Adapter>,
 }
 
 impl Linear {
     pub fn new(weight: Tensor, bias: Option<Tensor>) -> Self {
-        Self { base: candle_nn::Linear::new(weight, bias), adapter: None }
+        Self { weight, bias, adapter: None }
     }
 
     pub(crate) fn with(self, adapter: Option<Adapter>) -> Self {
@@ -229,7 +229,7 @@ impl Linear {
 
 impl Module for Linear {
     fn forward(&self, x: &Tensor) -> CandleResult<Tensor> {
-        let y = self.base.forward(x)?;
+        let y = ops::linear::forward(x, &self.weight, self.bias.as_ref())?;
         match &self.adapter {
             None => Ok(y),
             Some(Adapter { a, b, scale }) => y + (b.forward(&a.forward(x)?)? * *scale)?,

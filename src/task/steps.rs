@@ -1,9 +1,9 @@
 //! Arithmetic from left to right, of which only the last digit is kept.
 //!
 //! ```text
-//! 3*7+2*4+9=               3 · 7 = 21, keep 1; 1 + 2 = 3; 3 · 4 = 12, keep 2; 2 + 9 = 11
-//! 1+2=3*4=2+9=1            worked: each state, and what happens to it next
-//! 1                        blurted: the last digit at once
+//! 3*7+2*4=            3 · 7 = 21, keep 1;  1 + 2 = 3;  3 · 4 = 12, keep 2
+//! 3*7=1+2=3*4=2       worked: each operation, what is left of it, and the next
+//! 2                   blurted: the last digit at once
 //! ```
 //!
 //! Either answer is correct. Who works it out has one easy step at a time; who blurts has
@@ -17,12 +17,12 @@ use crate::Result;
 use anyhow::{Context, ensure};
 use rand::{Rng, rngs::StdRng};
 
-/// The task with four operations.
+/// The task with three operations.
 pub const TASK: Task =
     Task { name: "steps", characters: "0123456789+*=", max_tokens: 20, read, draw };
 
 /// How many operations a drawn prompt has.
-pub const OPERATIONS: usize = 4;
+pub const OPERATIONS: usize = 3;
 
 /// Reads a digit and at least one operation with a digit.
 ///
@@ -41,7 +41,7 @@ pub fn read(prompt: &str) -> Result<Problem> {
     Ok(Problem { prompt: prompt.to_string(), answer: answer.to_string() })
 }
 
-/// Draws one of half a million prompts: digits from 2 to 9, [`OPERATIONS`] times `+` or
+/// Draws one of 32,768 prompts: digits from 2 to 9, [`OPERATIONS`] times `+` or
 /// `*`.
 ///
 /// # Errors
@@ -63,20 +63,15 @@ pub fn draw(rng: &mut StdRng) -> Result<Problem> {
 ///
 /// ```
 /// use grpo::task::steps::{read, worked};
-/// let shown = worked(&read("3*7+2*4+9=").unwrap()).unwrap();
-/// assert_eq!(shown.completion, "1+2=3*4=2+9=1<eos>");
+/// let shown = worked(&read("3*7+2*4=").unwrap()).unwrap();
+/// assert_eq!(shown.completion, "3*7=1+2=3*4=2<eos>");
 /// ```
 pub fn worked(problem: &Problem) -> Result<Demonstration> {
-    let states = states(&problem.prompt)?;
-    // What stands after the first operation: `+2*4+9=`, in pieces of two characters.
-    let rest = problem.prompt[3..].trim_end_matches('=');
-    let mut completion = String::new();
-    for (state, next) in states.iter().zip(0..) {
-        completion += &state.to_string();
-        if let Some(operation) = rest.get(2 * next..2 * next + 2) {
-            completion += operation;
-            completion += "=";
-        }
+    // The prompt in pieces: a digit, then operations of two characters, then `=`.
+    let (first, operations) = problem.prompt.split_at(1);
+    let mut completion = first.to_string();
+    for (operation, state) in (0..).step_by(2).zip(states(&problem.prompt)?) {
+        completion += &format!("{}={state}", &operations[operation..operation + 2]);
     }
     Ok(Demonstration { prompt: problem.prompt.clone(), completion: completion + END })
 }

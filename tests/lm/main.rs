@@ -7,6 +7,7 @@ mod decoder;
 mod generate;
 mod learn;
 mod lora;
+mod ops;
 mod optim;
 mod parity;
 mod shards;
