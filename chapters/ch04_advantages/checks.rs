@@ -540,7 +540,10 @@ mod tests {
             });
             Ok(grpo::stats::mean_std(&groups.collect::<Result<Vec<f64>>>()?))
         };
-        says(group_size(solutions::best_of_groups, last_one_short), "one companion too few");
+        says(
+            group_size(solutions::best_of_groups, last_one_short),
+            "one companion too few",
+        );
         let fixed = |reward: f64, others: &[f64], size: usize| {
             solutions::one_answer(reward, &others[..size - 1], size)
         };
