@@ -618,6 +618,14 @@ mod tests {
             }),
             "at its own place",
         );
+        says(
+            completion(|z, ids, p, t| {
+                let length = ids.dim(1)? - p;
+                let (z, ids) = (z.narrow(1, p - 1, length)?, ids.narrow(1, p - 1, length)?);
+                Ok(right::at_temperature(&z, &ids, t)?.into())
+            }),
+            "the tokens one too early",
+        );
     }
 
     #[test]
