@@ -144,9 +144,12 @@ fn train(variants: &mut [Variant], seeds: u64, run: &RunArgs) -> Result<()> {
     Ok(())
 }
 
+/// Mean and standard deviation; a dash where there is nothing to be averaged.
 fn mean_std(numbers: &[f64], digits: usize) -> String {
-    let (mean, std) = stats::mean_std(numbers);
-    format!("{mean:.digits$} ± {std:.digits$}")
+    match stats::mean_std(numbers) {
+        (mean, std) if mean.is_finite() => format!("{mean:.digits$} ± {std:.digits$}"),
+        _ => "–".into(),
+    }
 }
 
 fn sampled(point: &Point) -> Option<f64> {
