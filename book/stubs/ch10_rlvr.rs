@@ -114,7 +114,8 @@ pub fn reinforce(
 /// [`AdamW::state`], [`AdamW::steps`] and [`AdamW::restore`]. A step may leave it alone, so
 /// that its steps are not always those of the training.
 ///
-/// Give each step its number (from 0) and random numbers of its own, from `seed`. However
+/// `step(number, variables, &mut optimizer, &mut rng)` takes one step. Give each its
+/// number (from 0) and random numbers of its own, an [`StdRng`] made from `seed`. However
 /// often a run is stopped, it must end in the same bits. When more steps have been taken
 /// than `until`, take none. When `step` fails, pass its error on; the next call must be
 /// able to go on from the last state that was saved.

@@ -94,8 +94,8 @@ pub fn turn(x: &Tensor, start: usize, theta: f64) -> Result<Tensor> {
 /// Attention with a memory. Queries (B, H, T, d), keys and values (B, K, T, d) of T new
 /// tokens → what they find, (B, H, T, d).
 ///
-/// Adds the new keys and values behind those in `memory`, which is `None` at first. Each
-/// new token looks at everything that was remembered before this call, at the new tokens
+/// `Memory` is an `Option<[Tensor; 2]>`: keys and values, and `None` at first. Adds the new
+/// keys and values behind those in `memory`. Each new token looks at everything that was remembered before this call, at the new tokens
 /// before it, and at itself: softmax(q kᵀ / √d) v. Query head h uses head h / (H / K) of
 /// keys and values: neighbours share one.
 ///

@@ -45,8 +45,8 @@ pub fn tricks(prompt: &str) -> [String; 3] {
 // ANCHOR_END: tricks
 
 // ANCHOR: pass_at_k
-/// The chance that all k are wrong is a product of k fractions, each at most 1: the first
-/// is wrong, and then the second of those that are left, and so on.
+/// The chance that all k are wrong is a product of k fractions, each at most 1: the
+/// first is wrong, then the second of those that are left, and so on.
 pub fn pass_at_k(n: usize, right: usize, k: usize) -> f64 {
     let wrong = n - right;
     let still_wrong =
@@ -56,7 +56,8 @@ pub fn pass_at_k(n: usize, right: usize, k: usize) -> f64 {
 // ANCHOR_END: pass_at_k
 
 // ANCHOR: wilson
-/// The condition is quadratic in p: (1 + z²/n) p² − (2f + z²/n) p + f² = 0 with f = count/n.
+/// The condition is quadratic in p: (1 + z²/n) p² − (2f + z²/n) p + f² = 0, where f is
+/// the share.
 pub fn wilson(count: usize, n: usize) -> (f64, f64) {
     let (share, n) = (count as f64 / n as f64, n as f64);
     let z2 = 1.959964f64.powi(2) / n;
