@@ -33,6 +33,9 @@ use std::path::{Path, PathBuf};
 mod chat;
 mod course;
 mod disk;
+#[cfg(feature = "yours")]
+#[allow(unused)]
+mod exercises;
 mod lesson;
 mod method;
 mod show;
