@@ -11,7 +11,7 @@ use std::{
 };
 
 /// The checks of each chapter.
-const CHECKS: [&str; 8] = [
+const CHECKS: [&str; 10] = [
     env!("CARGO_BIN_EXE_ch01_exercises"),
     env!("CARGO_BIN_EXE_ch02_exercises"),
     env!("CARGO_BIN_EXE_ch03_exercises"),
@@ -20,6 +20,8 @@ const CHECKS: [&str; 8] = [
     env!("CARGO_BIN_EXE_ch06_exercises"),
     env!("CARGO_BIN_EXE_ch07_exercises"),
     env!("CARGO_BIN_EXE_ch08_exercises"),
+    env!("CARGO_BIN_EXE_ch09_exercises"),
+    env!("CARGO_BIN_EXE_ch10_exercises"),
 ];
 
 fn root() -> PathBuf {

@@ -250,7 +250,10 @@ fn wrong_arguments_are_refused_by_name() {
         );
     }
     refused(&run(&["--save", "a", "--resume", "b"]), 2, &["cannot be used with"]);
-    refused(&run(&["--study", "lazy", "--chat"]), 2, &["cannot be used with"]);
+    for other in [&["--chat"][..], &["--task", "carry"], &["--save", "a"]] {
+        let both = [&["--study", "lazy"], other].concat();
+        refused(&run(&both), 2, &["cannot be used with"]);
+    }
 }
 
 #[test]

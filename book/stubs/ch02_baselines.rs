@@ -16,7 +16,7 @@ use grpo::{
 // ANCHOR: two_constants
 /// Four responses earned 0.8, 0.3, 0.9 and 0.2, and one constant is subtracted from
 /// each. Returns the constant that makes the four advantages sum to 0, and the
-/// largest one that leaves an advantage that is not negative.
+/// largest one with which at least one of the four is not negative.
 pub fn two_constants() -> [f64; 2] {
     todo!()
 }
@@ -67,7 +67,8 @@ pub fn explained_variance(rewards: &[f64], values: &[f64]) -> f64 {
 ///
 /// `values` has one entry more than `rewards`, for the state after the last step.
 /// Where `done[t]` is true, the episode ends with step t and the next step begins
-/// another one: neither a value nor an advantage from there may reach step t.
+/// another one: neither a value nor an advantage from there may reach step t. There is
+/// one flag for each reward.
 /// Returns δ (`deltas`), A (`advantages`) and A_t + V(s_t) (`returns`). Lengths
 /// that do not fit are an error. Write it without a look at the page.
 pub fn gae(

@@ -15,7 +15,8 @@ use grpo::{
 // ANCHOR: first_loss
 /// Four episodes of one group last 20, 20, 20 and 500 steps. All their steps form one
 /// batch, and each step has the advantage of its episode: the return, minus the mean of
-/// the group, divided by σ over n − 1.
+/// the group, divided by the group's standard deviation σ. σ² is the sum of the four
+/// squared distances from the mean, divided by n − 1 = 3.
 ///
 /// Returns the loss at the first gradient step, where every ratio is 1, and then the same
 /// for episodes of 20, 20, 20 and 30 steps. Work them out on paper, to three digits.
@@ -40,7 +41,8 @@ pub fn rule(states: &[[f32; 4]]) -> Result<Vec<u32>> {
 ///
 /// `returns` has N numbers. A group is `group_size` neighbours in it. `episode` has S
 /// numbers: which of the N episodes each step belongs to. Returns S advantages: that of
-/// the step's episode, compared within its group, with σ + 1e-4 over n − 1 (`Scale::Trl`).
+/// the step's episode, compared within its group. Divide by σ + 1e-4, where σ is the
+/// standard deviation with n − 1: `grpo::advantage` has this as `Scale::Trl`.
 pub fn step_advantages(
     returns: &[f64],
     episode: &[usize],
@@ -113,7 +115,7 @@ pub fn forward(layers: &[Linear], features: &Tensor) -> Result<Tensor> {
 /// second of those that still ran, and so on. At time t, counted from 0, an episode of
 /// return R has R − t still to earn. The advantage of its step is that, minus the mean of
 /// the same over all episodes of its group that still run at time t (itself among them),
-/// divided by σ + 1e-4, where σ is that of the group's returns over n − 1.
+/// divided by σ + 1e-4, where σ is the standard deviation (n − 1) of the group's returns.
 pub fn reward_to_go(
     returns: &[f64],
     episode: &[usize],

@@ -6,7 +6,8 @@ use rand::rngs::StdRng;
 
 // ANCHOR: by_hand
 /// Three answers to a prompt are wrong, reward 0, and the last is right, reward 1.
-/// Returns their four advantages, first with σ over n, then with σ over n − 1. Work them
+/// Returns their four advantages, first with σ over n (the population σ), then with σ
+/// over n − 1. Work them
 /// out on paper, to three digits.
 pub fn by_hand() -> [[f64; 4]; 2] {
     todo!()
@@ -74,7 +75,8 @@ pub fn best_of_groups(rewards: &[f64], size: usize) -> Result<(f64, f64)> {
 
 /// The advantage of one and the same answer: its mean, and its standard deviation
 /// (n − 1), over groups. In each group the answer earns `reward`, and its companions are
-/// the next `size` − 1 numbers of `others`. Advantages have σ over n − 1.
+/// the next `size` − 1 numbers of `others`; what is left at the end, too few for a group,
+/// is not used. Advantages have σ over n − 1, and in a silent group they are 0.
 pub fn one_answer(reward: f64, others: &[f64], size: usize) -> Result<(f64, f64)> {
     todo!()
 }

@@ -43,7 +43,8 @@ pub fn gain(ratio: &Tensor, advantages: &Tensor, low: f64, high: f64) -> Result<
 // ANCHOR: let_through
 /// "Clip-higher" (DAPO) raises the upper bound of the clip from 1 + `high` to 1 +
 /// `higher` and leaves the lower one. Says of each token, by its ratio and its advantage,
-/// whether it has no gradient with the first bound and has one with the second.
+/// whether it has no gradient with the first bound and has one with the second. No ratio
+/// lies on a bound.
 pub fn let_through(
     ratios: &[f64],
     advantages: &[f64],

@@ -62,7 +62,8 @@ pub fn tilted(reference: &[f64], rewards: &[f64], beta: f64) -> Vec<f64> {
 /// Reads a line of the landscape. `line` holds the points (KL, true reward) of one
 /// method, one for each β, in any order, no two with the same KL. Returns the
 /// reward at the given `kl`, on the straight line between the two neighbours;
-/// `None` where the method has no point on one of the two sides.
+/// `None` where the method has no point on one of the two sides. A point exactly at
+/// `kl` is a neighbour on both.
 pub fn at_equal_kl(line: &[(f64, f64)], kl: f64) -> Option<f64> {
     todo!()
 }
@@ -80,8 +81,9 @@ pub fn at_equal_kl(line: &[(f64, f64)], kl: f64) -> Option<f64> {
 /// - the loss is −mean(advantage · log π), plus `beta` times KL(π ‖ π_ref), the
 ///   exact one, a sum over all A answers.
 ///
-/// Returns the mean of the probabilities (A) over the last 1,500 steps. Autograd
-/// or a gradient by hand, as you like; all randomness comes from `rng`.
+/// Returns the mean of the probabilities (A) over the last 1,500 steps. `group_size`
+/// is at least 2, and `beta` 0 or more. Autograd or a gradient by hand, as you like;
+/// all randomness comes from `rng`.
 pub fn train(
     reference: &[f64],
     rewards: &[f64],

@@ -12,7 +12,7 @@ use grpo::{
     policy::{Policy, Table},
     seed,
 };
-use rand::rngs::StdRng;
+use rand::{RngCore, rngs::StdRng};
 
 exercise::checks! {
     moved => moved(moved);
@@ -211,12 +211,12 @@ fn variance(yours: fn(&[f64], &[f64]) -> f64) -> Result<()> {
     // A fair coin that pays for heads: g is (½, −½) or (0, 0), each half of the time.
     let coin = yours(&[0.0, 0.0], &[1.0, 0.0]);
     ensure!(
-        (coin - 0.25).abs() > 1e-9,
+        !close(&[coin], &[0.25], 1e-9),
         "a fair coin that pays 1 for heads has the variance 0.125; yours is 0.25, the mean \
          squared length: subtract the squared length of the mean"
     );
     ensure!(
-        (coin - 0.0625).abs() > 1e-9,
+        !close(&[coin], &[0.0625], 1e-9),
         "a fair coin that pays 1 for heads has the variance 0.125; yours is half of it: sum \
          over the logits, do not average"
     );
@@ -382,7 +382,7 @@ fn pair_loss(yours: PairLoss) -> Result<()> {
         (-(first + second).exp(), "that is −π: the loss has log π"),
     ] {
         ensure!(
-            (loss - mistake).abs() > 1e-6,
+            !close(&[loss], &[mistake], 1e-6),
             "for the pair (0, 2) with reward 1 you return {loss:.4}; {words}"
         );
     }
@@ -432,7 +432,8 @@ fn learn_pairs(yours: fn(&[Vec<f64>], &mut StdRng) -> grpo::Result<Table>) -> Re
     };
     for seed in 0..5 {
         let rewards = pays(seed % 4, 1 + seed % 3);
-        let policy = yours(&rewards, &mut seed::rng(seed as u64))?;
+        let mut rng = seed::rng(seed as u64);
+        let policy = yours(&rewards, &mut rng)?;
         let logits = &policy.variables()["logits"];
         ensure!(
             logits.dims() == [5, 4],
@@ -457,6 +458,11 @@ fn learn_pairs(yours: fn(&[Vec<f64>], &mut StdRng) -> grpo::Result<Table>) -> Re
             reward > 0.9,
             "with seed {seed} the expected reward ends at {reward:.2}, and the best possible is \
              1; it must end above 0.9: {why}"
+        );
+        ensure!(
+            rng.next_u64() != seed::rng(seed as u64).next_u64(),
+            "you drew nothing from `rng`, so no pair was sampled: a policy that learns from samples \
+             must not go through the table of rewards"
         );
     }
     Ok(())
@@ -508,6 +514,7 @@ mod tests {
         says(score_estimate(sum), "divide by the number");
         assert!(score_estimate(right).is_ok());
         says(variance(|_, _| 0.25), "squared length of the mean");
+        says(variance(|_, _| f64::NAN), "yours is NaN");
         says(variance(|l, r| 0.5 * solutions::variance(l, r)), "do not average");
     }
 
@@ -547,5 +554,9 @@ mod tests {
             Table::uniform(1 + v, v, DType::F64, &Device::Cpu)
         };
         says(learn_pairs(fresh), "never moved");
+        let looked_up = |rewards: &[Vec<f64>], _: &mut StdRng| {
+            solutions::learn_pairs(rewards, &mut seed::rng(1))
+        };
+        says(learn_pairs(looked_up), "no pair was sampled");
     }
 }

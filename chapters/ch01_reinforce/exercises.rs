@@ -74,10 +74,10 @@ pub fn sample(logits: &Tensor, rng: &mut StdRng) -> Result<Tensor> {
 
 // ANCHOR: pair_loss
 /// A policy over V tokens writes two, and is rewarded for the pair. It is a table
-/// of logits (1 + V, V): row 0 is for the first token, row 1 + a for the second
-/// token after the first one was a. Returns the REINFORCE loss of a batch of
-/// `pairs`, the mean of −R · log π(pair), as one number with a gradient. `rewards`
-/// has one entry for each pair.
+/// of logits (1 + V, V) in `F64` on the CPU: row 0 is for the first token, row
+/// 1 + a for the second token after the first one was a. Returns the REINFORCE loss
+/// of a batch of `pairs`, the mean of −R · log π(pair), as one number with a
+/// gradient. `rewards` has one entry for each pair.
 pub fn pair_loss(policy: &Table, pairs: &[[u32; 2]], rewards: &[f64]) -> Result<Tensor> {
     todo!()
 }

@@ -38,8 +38,8 @@ fn two_constants(yours: fn() -> [f64; 2]) -> Result<()> {
     );
     ensure!(
         hard >= 0.9,
-        "with your second constant {hard} the best response still has an advantage above 0; the \
-         question is from where on none has"
+        "with your second constant {hard} the best response still has an advantage above 0, so the \
+         constant can grow further before all four are negative"
     );
     ensure!(
         hard <= 0.9,
@@ -129,7 +129,7 @@ fn optimal_baseline(yours: fn(&[f64], &[f64]) -> f64) -> Result<()> {
         let case =
             format!("with the probabilities {probabilities:?} and the rewards {rewards:?}");
         ensure!(
-            (baseline - mean).abs() > 1e-9,
+            !close(&[baseline], &[mean], 1e-9),
             "{case} you return the expected reward {mean:.4}: each reward must also count by the \
              squared length of its score, ‖∇ log π(a)‖²"
         );
@@ -143,8 +143,16 @@ fn optimal_baseline(yours: fn(&[f64], &[f64]) -> f64) -> Result<()> {
                 / weights.iter().sum::<f64>()
         };
         ensure!(
-            rewards.len() == 2 || (baseline - plain(1.0)).abs() > 1e-9,
+            rewards.len() == 2 || !close(&[baseline], &[plain(1.0)], 1e-9),
             "{case} you return {baseline:.4}: the weights lack the probability of each response"
+        );
+        let own = |p: &f64| p * (1.0 - p).powi(2);
+        let short: f64 = probabilities.iter().zip(rewards).map(|(p, r)| own(p) * r).sum();
+        let short = short / probabilities.iter().map(own).sum::<f64>();
+        ensure!(
+            rewards.len() == 2 || !close(&[baseline], &[short], 1e-9),
+            "{case} you return {baseline:.4}: (1 − π(a))² is the square of one entry of the score; \
+             the other entries are −π(v), and their squares belong to its length too"
         );
         ensure!(
             (baseline - expected).abs() < 1e-6,
@@ -193,6 +201,13 @@ fn explained_variance(yours: fn(&[f64], &[f64]) -> f64) -> Result<()> {
         equal == 0.0,
         "three equal rewards have no variance to explain: return 0; yours is {equal}"
     );
+    // The mean of three times 0.1 is not 0.1 in floating point.
+    let rounded = yours(&[0.1; 3], &[0.1, 0.2, 0.3]);
+    ensure!(
+        rounded == 0.0,
+        "three rewards of 0.1 are equal too: return 0; yours is {rounded}. Their mean is rounded, \
+         so their computed variance is not quite 0: ask the rewards whether they are equal"
+    );
     Ok(())
 }
 
@@ -225,12 +240,12 @@ fn gae(yours: GaeFunction) -> Result<()> {
         two.returns.len()
     );
     ensure!(
-        (two.deltas[2] - 2.47).abs() > 1e-9,
+        !close(&two.deltas[2..3], &[2.47], 1e-9),
         "step 2 ends its episode, and its δ is 0 − 0.5; yours is 2.47: the value of the next \
          episode's first state came in"
     );
     ensure!(
-        (two.deltas[1] + 0.5).abs() > 1e-9,
+        !close(&two.deltas[1..2], &[-0.5], 1e-9),
         "δ of step 1 is 1 + 0.99 · 0.5 − 1.5 = −0.005; yours is −0.5: `done[t]` is about the end \
          of step t itself, not of the one before or after"
     );
@@ -243,13 +258,13 @@ fn gae(yours: GaeFunction) -> Result<()> {
     );
     let leak = -0.5 + 0.99 * 0.95 * two.advantages[3];
     ensure!(
-        (two.advantages[2] - leak).abs() > 1e-9,
+        !close(&two.advantages[2..3], &[leak], 1e-9),
         "your δ are right, but the advantage of step 2 is {leak:.4} and not −0.5: what came \
          after the end of its episode was carried back"
     );
     let advantages = [0.038027375, -0.47525, -0.5, 0.335428414, 0.167388, 0.296];
     ensure!(
-        (two.advantages[1] - (-0.005 - 0.5 * 0.99)).abs() > 1e-9,
+        !close(&two.advantages[1..2], &[-0.005 - 0.5 * 0.99], 1e-9),
         "each step back counts less by gamma · lambda; yours uses gamma alone"
     );
     ensure!(
@@ -276,6 +291,10 @@ fn gae(yours: GaeFunction) -> Result<()> {
     ensure!(
         yours(&[1.0, 1.0], &[1.0, 1.0], &[false, false], 0.9, 0.9).is_err(),
         "two rewards need three values: with two of each, return an error"
+    );
+    ensure!(
+        yours(&[1.0, 1.0], &[1.0; 3], &[false; 3], 0.9, 0.9).is_err(),
+        "two rewards need two flags: with three in `done`, return an error"
     );
     Ok(())
 }
@@ -318,12 +337,12 @@ fn gae_truncated(yours: GaeTruncated) -> Result<()> {
          next_values; yours is {end:.3}"
     );
     ensure!(
-        (cut_off - (0.3 - 1.7)).abs() > 1e-9,
+        !close(&[cut_off], &[0.3 - 1.7], 1e-9),
         "step 4 was cut off, and you treat it as an end: the critic expects 3.0 from the state it \
          led to, so its advantage is 0.3 + 0.9 · 3.0 − 1.7 = 1.3 and not −1.4"
     );
     ensure!(
-        (cut_off - (0.3 + gamma * values[5] - 1.7)).abs() > 1e-9,
+        !close(&[cut_off], &[0.3 + gamma * values[5] - 1.7], 1e-9),
         "the entry after step 4 belongs to another episode, and so does its value: what step 4 \
          led to stands in next_values"
     );
@@ -437,6 +456,13 @@ mod tests {
                 / weights.iter().sum::<f64>()
         };
         says(optimal_baseline(unweighted), "lack the probability");
+        let one_entry = |p: &[f64], r: &[f64]| {
+            let weights: Vec<f64> = p.iter().map(|p| p * (1.0 - p) * (1.0 - p)).collect();
+            weights.iter().zip(r).map(|(w, r)| w * r).sum::<f64>()
+                / weights.iter().sum::<f64>()
+        };
+        says(optimal_baseline(one_entry), "the other entries");
+        says(optimal_baseline(|_, _| f64::NAN), "yours is NaN");
         let divides_by_zero = |p: &[f64], r: &[f64]| match p.contains(&1.0) {
             true => f64::NAN,
             false => solutions::optimal_baseline(p, r),
@@ -455,6 +481,13 @@ mod tests {
         says(explained_variance(mean_square), "mean square of R − V");
         let share = |r: &[f64], v: &[f64]| 1.0 - solutions::explained_variance(r, v);
         says(explained_variance(share), "explains everything");
+        let asks_the_variance = |r: &[f64], v: &[f64]| {
+            let missed: Vec<f64> = r.iter().zip(v).map(|(r, v)| r - v).collect();
+            let (total, left) =
+                (grpo::stats::mean_std(r).1, grpo::stats::mean_std(&missed).1);
+            if total == 0.0 { 0.0 } else { 1.0 - (left / total).powi(2) }
+        };
+        says(explained_variance(asks_the_variance), "ask the rewards");
     }
 
     #[test]
@@ -484,6 +517,9 @@ mod tests {
         };
         says(gae(carries), "was carried back");
         says(gae(|r, v, d, g, _| solutions::gae(r, v, d, g, 1.0)), "uses gamma alone");
+        let any_flags: GaeFunction =
+            |r, v, d, g, l| solutions::gae(r, v, &d[..r.len().min(d.len())], g, l);
+        says(gae(any_flags), "two flags");
     }
 
     #[test]

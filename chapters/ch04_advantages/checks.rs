@@ -38,13 +38,18 @@ fn by_hand(yours: fn() -> [[f64; 4]; 2]) -> Result<()> {
         );
     }
     let [population, sample] = yours();
-    let squares: f64 = population.iter().map(|a| a * a).sum();
+    let sum_of_squares = |list: &[f64; 4]| list.iter().map(|a| a * a).sum::<f64>();
+    ensure!(
+        !close(&[sum_of_squares(&population), sum_of_squares(&sample)], &[3.0, 4.0], 0.02),
+        "your lists stand the wrong way round: σ over n comes first"
+    );
+    let squares = sum_of_squares(&population);
     ensure!(
         (squares - 4.0).abs() < 0.02,
         "with σ over n the mean square of the advantages is 1; yours is {:.3}",
         squares / 4.0
     );
-    let squares: f64 = sample.iter().map(|a| a * a).sum();
+    let squares = sum_of_squares(&sample);
     ensure!(
         (squares - 3.0).abs() < 0.02,
         "with σ over n − 1 the squares of four advantages sum to 3; yours sum to {squares:.3}"
@@ -72,11 +77,10 @@ fn silent(yours: fn(f64, usize) -> f64) -> Result<()> {
                 if right == 0 || right == size as i32 { chance } else { 0.0 }
             });
             let (expected, found) = (groups.sum::<f64>(), yours(p, size));
-            let none = (1.0 - p).powi(size as i32);
+            let ends = [p, 1.0 - p].map(|chance| chance.powi(size as i32));
+            let one_end = ends.iter().any(|end| close(&[found], &[*end], 1e-9));
             ensure!(
-                (found - expected).abs() < 1e-9
-                    || (found - none).abs() > 1e-9
-                        && (found - p.powi(size as i32)).abs() > 1e-9,
+                (found - expected).abs() < 1e-9 || !one_end,
                 "groups of {size} with chance {p} are silent with probability {expected:.4}; you \
                  say {found:.4}: silence has two ends, none right and all right"
             );
@@ -96,6 +100,13 @@ fn clipped(yours: fn(&[f64], f64) -> Vec<f64>) -> Result<()> {
         advantages == [0.0; 3],
         "three equal rewards must give advantages of exactly 0; yours are {advantages:?}: \
          what is σ there?"
+    );
+    // The mean of ten times 0.1 is not 0.1 in floating point.
+    let advantages = yours(&[0.1; 10], 2.0);
+    ensure!(
+        advantages == [0.0; 10],
+        "ten rewards of 0.1 are equal too and must give exactly 0; yours are {advantages:?}: the \
+         mean is rounded, so ask the rewards, and not σ, whether they are equal"
     );
     // Numbers of TRL's fixture would end in + 1e-4; these are of the notebook's text.
     let advantages = yours(&[2.0, 3.5, 1.0, 4.0, 2.5], 10.0);
@@ -298,6 +309,11 @@ fn group_size(
     // One winner of four has 1.5 over n − 1; a silent group has 0.
     let (mean, std) = best(&[0.0, 1.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0], 4)?;
     ensure!(
+        mean.abs() < 10.0,
+        "best_of_groups: among the groups 0, 1, 0, 0 and 1, 1, 1, 1 one is silent, and its best \
+         advantage is 0; yours is not a number, or has no size: did you divide 0 by 0?"
+    );
+    ensure!(
         (mean - 0.75).abs() < 1e-9,
         "best_of_groups: the groups 0, 1, 0, 0 and 1, 1, 1, 1 have the best advantages 1.5 and 0, \
          whose mean is 0.75; yours is {mean:.4}: is the silent group counted?"
@@ -319,6 +335,13 @@ fn group_size(
         (std - alone).abs() < 1e-9,
         "one_answer: 1.1547, 0, −1.1547 have the standard deviation 1.1547; yours is {std:.4}: \
          is it of one answer, over the groups?"
+    );
+    let (mean, _) = one(1.0, &[1.0, 1.0, 0.0, 0.0, 7.0], 3)?;
+    ensure!(
+        (mean - alone / 2.0).abs() < 1e-9,
+        "one_answer: reward 1 among 1, 1 has the advantage 0, and among 0, 0 it has 1.1547; the \
+         mean is 0.5774; yours is {mean:.4}: the first group is silent, and the 7 at the end is \
+         one companion too few for a third"
     );
     // What the figure shows, on other numbers: sums of twelve uniform ones.
     let mut rng = seed::rng(40);
@@ -420,9 +443,20 @@ mod tests {
     fn wrong_turns_get_the_message_for_them() {
         says(by_hand(|| [[0.0, 0.0, 0.0, 1.0]; 2]), "did you subtract the mean");
         says(by_hand(|| [[-0.5, -0.5, -0.5, 1.5]; 2]), "mean square");
+        let swapped = || {
+            let [population, sample] = solutions::by_hand();
+            [sample, population]
+        };
+        says(by_hand(swapped), "wrong way round");
         says(silent(|p, size| (1.0 - p).powi(size as i32)), "two ends");
         says(silent(|p, size| 1.0 - p.powi(size as i32)), "every group there can be");
+        says(silent(|_, _| f64::NAN), "every group there can be");
         says(clipped(|r, _| r.to_vec()), "exactly 0");
+        let asks_sigma = |r: &[f64], limit: f64| {
+            let (mean, sigma) = grpo::stats::mean_std(r);
+            r.iter().map(|r| ((r - mean) / (sigma + 1e-8)).clamp(-limit, limit)).collect()
+        };
+        says(clipped(asks_sigma), "ask the rewards");
         says(clipped(|r, _| solutions::clipped(r, f64::INFINITY)), "cut to the limit");
         let above = |r: &[f64], limit: f64| {
             let advantages = solutions::clipped(r, f64::INFINITY);
@@ -488,6 +522,28 @@ mod tests {
             solutions::best_of_groups(&groups.flatten().copied().collect::<Vec<_>>(), size)
         };
         says(group_size(speaking, solutions::one_answer), "is the silent group counted");
+        let divides_by_zero = |r: &[f64], size: usize| {
+            let best = |group: &[f64]| {
+                let (mean, sigma) = grpo::stats::mean_std(group);
+                let advantages = group.iter().map(|r| (r - mean) / sigma);
+                advantages.fold(f64::NEG_INFINITY, f64::max)
+            };
+            Ok(grpo::stats::mean_std(&r.chunks(size).map(best).collect::<Vec<_>>()))
+        };
+        says(group_size(divides_by_zero, solutions::one_answer), "did you divide 0 by 0");
+        let last_one_short = |reward: f64, others: &[f64], size: usize| {
+            let groups = others.chunks(size - 1).map(|companions| {
+                let group = [&[reward], companions].concat();
+                let advantages =
+                    advantage::group_relative(&group, group.len(), Scale::Unbiased)?;
+                Ok(advantages[0])
+            });
+            Ok(grpo::stats::mean_std(&groups.collect::<Result<Vec<f64>>>()?))
+        };
+        says(
+            group_size(solutions::best_of_groups, last_one_short),
+            "one companion too few",
+        );
         let fixed = |reward: f64, others: &[f64], size: usize| {
             solutions::one_answer(reward, &others[..size - 1], size)
         };

@@ -235,6 +235,8 @@ fn completion(yours: Completion) -> Result<()> {
                     .map(|t| log_prob(&rows[row][t - before], ids[row][t], temperature))
                     .collect()
             };
+            let own_token =
+                (prompt - 1..5).map(|t| log_prob(&rows[row][t], ids[row][t], TEMPERATURE));
             let turns = [
                 (
                     score(0, TEMPERATURE),
@@ -242,6 +244,11 @@ fn completion(yours: Completion) -> Result<()> {
                      read it. Take them one place earlier",
                 ),
                 (score(1, 1.0), ": right but for the temperature"),
+                (
+                    own_token.collect(),
+                    ": the logits begin at the right place, and the tokens one too early: the \
+                     first token of the completion stands at prompt_length",
+                ),
             ];
             diagnose(found, &score(1, TEMPERATURE), &turns)
                 .with_context(|| format!("prompt of {prompt} tokens, row {row}"))?;
@@ -610,6 +617,14 @@ mod tests {
                 Ok(right::at_temperature(&z, &ids, t)?.into())
             }),
             "at its own place",
+        );
+        says(
+            completion(|z, ids, p, t| {
+                let length = ids.dim(1)? - p;
+                let (z, ids) = (z.narrow(1, p - 1, length)?, ids.narrow(1, p - 1, length)?);
+                Ok(right::at_temperature(&z, &ids, t)?.into())
+            }),
+            "the tokens one too early",
         );
     }
 

@@ -63,7 +63,9 @@ pub fn completion_mask(ids: &Tensor, eos: u32) -> Result<Tensor> {
 /// the policy.
 ///
 /// `encode` and `decode` are those of the tokenizer; `decode` leaves EOS out. Copy the
-/// body from `someone.rs` and repair it. You need not use all arguments.
+/// body from `someone.rs` and repair it. You need not use all arguments, and neither
+/// slice is empty. In here `completion` is the slice; your function of that name is
+/// `self::completion`.
 pub fn repaired(
     policy: &dyn Policy,
     encode: fn(&str) -> Vec<u32>,

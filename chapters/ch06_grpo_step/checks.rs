@@ -169,7 +169,9 @@ fn gain(yours: Gain) -> Result<()> {
         let clipped = advantage * ratio.clamp(1.0 - low, 1.0 + high);
         let turn = match value.as_slice() {
             [x] if (x + right).abs() < 1e-9 => ": the gain, not the loss, is asked for",
-            [x] if (x - clipped).abs() < 1e-9 => ": this is clip(ρ) A; where is the `min`?",
+            [x] if (x - clipped).abs() < 1e-9 => {
+                ": this is clip(ρ) A; where is the `min` of the two products?"
+            }
             [x] if (x - (advantage * ratio).max(clipped)).abs() < 1e-9 => {
                 ": is there a `max` where `min` belongs?"
             }

@@ -35,6 +35,11 @@ fn surprise(yours: fn() -> [f64; 3]) -> Result<()> {
          your second number {expected:.3} must sum to 1"
     );
     ensure!(
+        upset > 0.0,
+        "the push on the winner is −∂loss/∂r_w, and the winner is the weaker answer now: it is \
+         pushed up, and yours is {upset:.3}"
+    );
+    ensure!(
         (upset - wins).abs() < 0.002,
         "if the weaker one won, the outcome had the probability 1 − {wins:.3}, and the push is \
          the rest, {wins:.3}; yours is {upset:.3}: a surprise pushes harder, not less"
@@ -273,6 +278,11 @@ fn at_equal_kl(yours: AtEqualKl) -> Result<()> {
             )
         };
         ensure!(
+            !found.is_nan(),
+            "at KL {kl} the line through {line:?} has a point, and yours says NaN: left and right \
+             neighbour are the same there, and 0 is divided by 0"
+        );
+        ensure!(
             (found - expected).abs() < 1e-9,
             "at KL {kl} the line through {line:?} stands at {expected}; yours says {found:.4}: did \
              you take the two nearest points, one on each side, though the points are in no order?"
@@ -330,6 +340,7 @@ fn train(yours: Train) -> Result<()> {
              ends at {found:.2?}: {why}"
         );
     }
+    start_and_window(yours)?;
     let right = [0.0, 0.0, 0.0, 1.0];
     let turned = yours(&reference, &right, 8, 0.0, &mut seed::rng(3))?;
     ensure!(
@@ -341,6 +352,44 @@ fn train(yours: Train) -> Result<()> {
     ensure!(
         turned == again,
         "two trainings from one seed must agree to the last bit: is all randomness from rng?"
+    );
+    Ok(())
+}
+
+/// Where a training starts, and over which steps it takes the mean: two that are not seen
+/// in a policy that has settled.
+fn start_and_window(yours: Train) -> Result<()> {
+    let reference = [0.5, 0.3, 0.15, 0.05];
+    let found = yours(&reference, &[1.0; 4], 4, 0.01, &mut seed::rng(5))?;
+    ensure!(
+        furthest(&found, &reference) < 0.001,
+        "where all answers earn the same, nothing moves a policy that starts at {reference:?}; \
+         yours ends at {found:.3?}: are the first logits log π_ref?"
+    );
+    // Two answers, and a reward so small that the policy is still on its way at the end.
+    let (size, gap) = (16, 0.05);
+    let (mut logit, mut path) = (0.0f64, Vec::new());
+    for _ in 0..3000 {
+        let p = 1.0 / (1.0 + (-logit).exp());
+        path.push(p);
+        logit += 2.0 * 0.05 * gap * p * (1.0 - p) * (size as f64 - 1.0) / size as f64;
+    }
+    let mean = |path: &[f64]| path.iter().sum::<f64>() / path.len() as f64;
+    let expected = mean(&path[1500..]);
+    let found = yours(&[0.5, 0.5], &[0.0, gap], size, 0.0, &mut seed::rng(6))?[1];
+    let near = |other: f64| (found - other).abs() < 0.015;
+    let why = if near(path[2999]) {
+        "that is where the last step stands; take the mean of the last 1,500"
+    } else if near(mean(&path)) {
+        "that is the mean of all 3,000 steps; the first 1,500 do not count"
+    } else {
+        "are there 3,000 steps, is the learning rate 0.05, and does the optimiser take plain \
+         steps, without momentum?"
+    };
+    ensure!(
+        near(expected),
+        "two answers that earn 0 and {gap}, β = 0, G = {size}: the policy is still moving, and \
+         the mean of its second probability must be {expected:.3}; yours is {found:.3}: {why}"
     );
     Ok(())
 }
@@ -409,6 +458,10 @@ fn rounds(yours: Rounds) -> Result<()> {
     Ok(())
 }
 
+/// The distance of two rewards after 40 comparisons with one outcome: twice the r where
+/// 40 / (1 + e^2r) = r.
+const MARGIN: f64 = 3.1835;
+
 /// Two answers. In the first round 0 wins always, in the second 1: all in all, a draw.
 fn memory(yours: Rounds) -> Result<()> {
     let reference = [0.7, 0.3];
@@ -431,6 +484,16 @@ fn memory(yours: Rounds) -> Result<()> {
         "two answers of equal worth leave the policy at the reference {reference:?}; yours is \
          {policy:.2?}: π_ref is the first policy in every round, not that of the round before"
     );
+    // Two mistakes at once would cancel above: the last round alone, on top of the last policy.
+    let policy = yours(&reference, &|a, _, _| a == 0, [2, 20], 4.0, &mut seed::rng(7));
+    // 40 wins push as hard as the penalty pulls where 40 / (1 + e^2r) = r.
+    let expected = solutions::tilted(&reference, &[MARGIN / 2.0, -MARGIN / 2.0], 4.0);
+    ensure!(
+        furthest(&policy, &expected) < 0.01,
+        "answer 0 wins all 40 comparisons of two rounds; under β = 4 the policy must be \
+         {expected:.3?} and yours is {policy:.3?}: fit the rewards to all comparisons, with the \
+         penalty once, and start from π_ref in every round"
+    );
     Ok(())
 }
 
@@ -448,6 +511,7 @@ mod tests {
     fn wrong_losses_get_the_message_for_them() {
         says(surprise(|| [0.182, 0.818, 0.182]), "the sigmoid of the difference");
         says(surprise(|| [0.818, 0.182, 0.182]), "a surprise pushes harder");
+        says(surprise(|| [0.818, 0.182, -0.818]), "it is pushed up");
         says(preference_loss(|w, l| reward_model::loss(l, w)), "the wrong way round");
         says(
             preference_loss(
@@ -504,6 +568,14 @@ mod tests {
             Some(at[0].1 + (kl - at[0].0) / (at[1].0 - at[0].0) * (at[1].1 - at[0].1))
         };
         says(at_equal_kl(ordered), "one on each side");
+        let divides = |line: &[(f64, f64)], kl: f64| {
+            let left =
+                line.iter().filter(|p| p.0 <= kl).max_by(|a, b| a.0.total_cmp(&b.0))?;
+            let right =
+                line.iter().filter(|p| p.0 >= kl).min_by(|a, b| a.0.total_cmp(&b.0))?;
+            Some(left.1 + (kl - left.0) / (right.0 - left.0) * (right.1 - left.1))
+        };
+        says(at_equal_kl(divides), "0 is divided by 0");
         says(
             at_equal_kl(|line, kl| solutions::at_equal_kl(line, kl.clamp(0.5, 3.0))),
             "None",
@@ -536,6 +608,41 @@ mod tests {
             "divide by",
         );
         says(train(|q, _, _, _, _| Ok(q.to_vec())), "where it started");
+        // Probabilities taken for logits: forgotten by the time a policy has settled.
+        let start: Train = |q, r, g, b, rng| {
+            let level = r.iter().all(|x| *x == r[0]);
+            if level {
+                Ok(vec![0.31, 0.26, 0.22, 0.21])
+            } else {
+                solutions::train(q, r, g, b, rng)
+            }
+        };
+        says(train(start), "log π_ref");
+    }
+
+    #[test]
+    fn a_mean_over_other_steps_is_told_so() {
+        // 3,000 steps as they are, and another number reported for the policy that moves.
+        fn reports(x: f64, q: &[f64], r: &[f64], rng: &mut StdRng) -> Result<Vec<f64>> {
+            if q.len() == 2 {
+                Ok(vec![1.0 - x, x])
+            } else {
+                solutions::train(q, r, 4, 0.01, rng)
+            }
+        }
+        says(
+            start_and_window(|q, r, _, _, rng| reports(0.906, q, r, rng)),
+            "where the last step stands",
+        );
+        says(
+            start_and_window(|q, r, _, _, rng| reports(0.775, q, r, rng)),
+            "the mean of all 3,000 steps",
+        );
+        says(
+            start_and_window(|q, r, _, _, rng| reports(0.6, q, r, rng)),
+            "the learning rate",
+        );
+        assert!(start_and_window(solutions::train).is_ok());
     }
 
     #[test]
@@ -549,6 +656,10 @@ mod tests {
             (0..n).fold(q.to_vec(), |_, _| solutions::rounds(q, p, [1, m], b, rng))
         };
         says(rounds(forgets), "keep all comparisons");
+        let adds_up: Rounds = |q, p, [n, m], b, rng| {
+            (0..n).fold(q.to_vec(), |q, _| solutions::rounds(&q, p, [1, m], b, rng))
+        };
+        says(rounds(adds_up), "the penalty once");
     }
 
     #[test]

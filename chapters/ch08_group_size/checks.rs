@@ -266,6 +266,10 @@ fn advantage_variance(yours: fn(f64, usize) -> [f64; 2]) -> Result<()> {
 fn best_group_size(yours: fn(f64, f64, f64, f64) -> usize) -> Result<()> {
     let free = yours(1.0, 30.0, 0.0, 1.0);
     ensure!(
+        (2..=1024).contains(&free),
+        "G goes from 2 to 1024; yours is {free} where prompts cost nothing"
+    );
+    ensure!(
         free == 2,
         "where prompts cost nothing, another prompt always beats another answer, and the smallest \
          group is best; yours is {free}: a step has fewer groups when each holds more answers"
@@ -278,7 +282,9 @@ fn best_group_size(yours: fn(f64, f64, f64, f64) -> usize) -> Result<()> {
     let tie = yours(1.0, 6.0, 1.0, 1.0);
     ensure!(
         tie == 2,
-        "G = 2 and G = 3 are equally good there; the smaller is 2, yours is {tie}"
+        "with between 1, within 6, prompt 1 and answer 1, G = 2 and G = 3 are equally good, and the \
+         smaller is 2; yours is {tie}: did a division round one of the two? The number of tokens is \
+         the same for every G and can be left out"
     );
     let cases = [
         (1.0, 16.0, 4.0, 1.0),
@@ -465,6 +471,7 @@ mod tests {
         };
         says(advantage_variance(loud), "forgets the silent groups");
         says(best_group_size(|_, _, _, _| 1024), "where prompts cost nothing");
+        says(best_group_size(|_, _, _, _| 1), "from 2 to 1024");
         let prompts_paid_once = |b: f64, w: f64, p: f64, _: f64| {
             if p == 0.0 || w == 0.0 || w == 6.0 {
                 2

@@ -21,6 +21,9 @@ use learn::{BROKEN, EVERY, Point, SETTINGS, Trained, VARIANTS};
 use transformer::{Parts, Transformer, WHOLE};
 
 mod cache;
+#[cfg(feature = "yours")]
+#[allow(unused)]
+mod exercises;
 mod learn;
 mod study;
 #[cfg(test)]

@@ -7,6 +7,8 @@
 //! Left out: the cache, padding and the fused operations, which the library has, and the
 //! norms of Qwen3.
 
+#[cfg(feature = "yours")]
+use crate::exercises::look_ahead;
 use anyhow::Context;
 use candle_core::{D, DType, Module, Tensor};
 use candle_nn::{Linear, ops, rotary_emb};
@@ -182,6 +184,7 @@ impl Policy for Transformer {
     }
 }
 
+#[cfg(not(feature = "yours"))]
 // ANCHOR: mask
 /// What is added to the scores (T, T): 0 where the token of the row may look at that of
 /// the column, and −10⁹ where that one comes later. After the softmax, 0 is left of it.

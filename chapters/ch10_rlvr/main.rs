@@ -33,6 +33,9 @@ use std::path::{Path, PathBuf};
 mod chat;
 mod course;
 mod disk;
+#[cfg(feature = "yours")]
+#[allow(unused)]
+mod exercises;
 mod lesson;
 mod method;
 mod show;
@@ -100,7 +103,7 @@ struct Args {
     #[arg(long)]
     chat: bool,
     /// Instead of one run: five seeds, and what happens otherwise
-    #[arg(long, value_enum, conflicts_with_all = ["save", "resume", "chat"])]
+    #[arg(long, value_enum, conflicts_with_all = ["task", "save", "resume", "chat"])]
     study: Option<Lesson>,
 }
 
@@ -179,7 +182,9 @@ fn grpo_step(
     let rollout = remember(&sampled, &judged.rewards, method.baseline, group)?;
 
     optimizer.set_learning_rate(plan.lr * warm_up_cosine(step, 5, plan.steps, 0.1));
-    let score = |r: &Rollout| student.decoder.score(&r.prompts, None, &r.tokens, 1.0);
+    let score = |r: &Rollout| {
+        student.decoder.score(&r.prompts, r.prompt_mask.as_ref(), &r.tokens, 1.0)
+    };
     let steps = Steps { epochs: EPOCHS, max_norm: MAX_NORM };
     let mut taken = Vec::new();
     if let Some(rollout) = speaking(rollout, method.baseline)? {
@@ -202,10 +207,11 @@ fn remember(
     baseline: Baseline,
     group_size: usize,
 ) -> Result<Rollout> {
-    let Completions { prompts, tokens, mask, log_probs, .. } = sampled.clone();
+    let Completions { prompts, prompt_mask, tokens, mask, log_probs, .. } = sampled.clone();
     let (rewards, scale) = (rewards.to_vec(), baseline.scale());
     let mut rollout =
-        Rollout::new(prompts, tokens, mask, log_probs, rewards, group_size, scale)?;
+        Rollout::new(prompts, tokens, mask, log_probs, rewards, group_size, scale)?
+            .with_prompt_mask(prompt_mask.as_ref())?;
     if baseline == Baseline::None {
         let rewards = Tensor::new(&rollout.rewards[..], rollout.tokens.device())?;
         rollout.advantages = rewards.to_dtype(rollout.advantages.dtype())?;

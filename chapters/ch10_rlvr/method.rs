@@ -2,9 +2,13 @@
 //! choices that the studies change one at a time.
 
 use super::*;
+#[cfg(feature = "yours")]
+use crate::exercises::verify;
+#[cfg(not(feature = "yours"))]
+use grpo::reward::verify;
 use grpo::{
     objective::{Aggregation, Kl, Objective, Ratio, Term},
-    reward::{self, verify},
+    reward,
     task::{END, Problem},
 };
 use std::collections::BTreeMap;

@@ -205,3 +205,90 @@ fn the_toy_only_grows_surer() {
         assert_eq!((first[1], last[1]), (1.0, 1.0));
     }
 }
+
+/// First and last examination of a run on every seed, with one thing changed.
+fn ends(lesson: Lesson, change: fn(&mut Plan), courses: &[Course]) -> Vec<[Point; 2]> {
+    let one = |course: &Course| {
+        let mut plan = Plan { steps: 20, held_out: 200, ..course.plan.clone() };
+        change(&mut plan);
+        let mut course = course.branch(plan).unwrap();
+        while course.step < course.length() {
+            course.advance().unwrap();
+        }
+        let points = course.record.points;
+        [points[0].clone(), points[points.len() - 1].clone()]
+    };
+    let all: Vec<_> =
+        seed::over_seeds(courses.len() as u64, |seed| Ok(one(&courses[seed as usize])))
+            .unwrap();
+    for (seed, [first, last]) in all.iter().enumerate() {
+        println!(
+            "{lesson} {seed}: sampled {:.2} {:.2}, greedy {:.2} {:.2}, length {:.1} {:.1}, worked {:.2} {:.2}",
+            first.sampled,
+            last.sampled,
+            first.greedy,
+            last.greedy,
+            first.length,
+            last.length,
+            first.worked,
+            last.worked
+        );
+    }
+    all
+}
+
+/// Five students after their fine-tuning, a short one.
+fn taught(lesson: Lesson, change: fn(&mut Plan)) -> Vec<Course> {
+    seed::over_seeds(5, |seed| {
+        let mut plan = Plan { held_out: 200, ..Plan::new(lesson, 40 + seed, true) };
+        change(&mut plan);
+        let mut course = Course::new(plan, &CPU)?;
+        while course.step < course.plan.sft_steps {
+            course.advance()?;
+        }
+        Ok(course)
+    })
+    .unwrap()
+}
+
+fn mean(all: &[[Point; 2]], value: impl Fn(&Point) -> f64) -> [f64; 2] {
+    [0, 1].map(|end| {
+        let values: Vec<f64> = all.iter().map(|ends| value(&ends[end])).collect();
+        stats::mean_std(&values).0
+    })
+}
+
+#[test]
+fn a_verifier_makes_the_lazy_student_work_and_a_price_on_tokens_does_not() {
+    let courses = taught(Lesson::Lazy, |_| ());
+    let verified = ends(Lesson::Lazy, |_| (), &courses);
+    let dear = ends(Lesson::Lazy, |plan| plan.method.reward = Reward::Brief(0.1), &courses);
+    let never = taught(Lesson::Lazy, |plan| plan.works = [0.0, 0.0]);
+    let never = ends(Lesson::Lazy, |_| (), &never);
+    for [first, last] in &verified {
+        assert!(
+            first.worked < 0.3 && last.worked > first.worked + 0.2,
+            "{first:?} {last:?}"
+        );
+        assert!(last.length > first.length + 2.0, "{first:?} {last:?}");
+    }
+    println!("{:?} {:?}", mean(&verified, |p| p.sampled), mean(&verified, |p| p.greedy));
+    for [_, last] in dear.iter().chain(&never) {
+        assert!(last.worked < 0.1 && last.length < 3.5, "{last:?}");
+    }
+}
+
+#[test]
+fn a_verifier_cures_the_sloppy_habit_and_agreement_confirms_it() {
+    let courses = taught(Lesson::Carry, |_| ());
+    let verified = ends(Lesson::Carry, |_| (), &courses);
+    let agrees =
+        ends(Lesson::Carry, |plan| plan.method.reward = Reward::Majority, &courses);
+    let shown = ends(Lesson::Carry, |plan| plan.method.imitate = true, &courses);
+    println!(
+        "{:?} {:?} {:?}",
+        mean(&verified, |p| p.sampled),
+        mean(&agrees, |p| p.sampled),
+        mean(&shown, |p| p.sampled)
+    );
+}

@@ -375,7 +375,7 @@ impl Net {
         let Heads { heads, kv_heads, .. } = self.heads;
         let (mask, turns) = (mask.cloned(), rope.tables());
         let attention = Attention { tree, heads, kv_heads, mask, turns };
-        self.stream(ids, |_, [q, k, v]| Ok(attention.forward(&q, &k, &v)?))
+        self.stream(ids, |_, [q, k, v]| attention.forward(&q, &k, &v))
     }
 
     /// The same for new tokens (B, T) after those in the cache, which then has them too

@@ -131,8 +131,11 @@ impl Desk {
             }
             passed &= state == State::Passed;
             if state != State::Todo {
-                let result = Some(state == State::Passed);
-                self.progress.mark(&chapter.name, &name, |mark| mark.passed = result);
+                let (result, text) =
+                    (Some(state == State::Passed), checksum(chapter, &name));
+                self.progress.mark(&chapter.name, &name, |mark| {
+                    (mark.passed, mark.text) = (result, text);
+                });
             }
         }
         self.progress.save()?;
@@ -280,7 +283,9 @@ impl Desk {
         if untouched(chapter, Some(&exercise.name)).unwrap_or(false) {
             return Ok(Standing::Todo);
         }
-        Ok(match self.progress.of(&chapter.name, &exercise.name).passed {
+        let mark = self.progress.of(&chapter.name, &exercise.name);
+        let unchanged = mark.text == checksum(chapter, &exercise.name);
+        Ok(match mark.passed.filter(|_| unchanged) {
             Some(true) => Standing::Passed,
             Some(false) => Standing::Failed,
             None => Standing::Begun,
@@ -348,6 +353,16 @@ impl From<&State> for Standing {
             State::Failed(_) => Self::Failed,
         }
     }
+}
+
+/// What an exercise looks like, as a number: FNV-1a, because the one of the standard
+/// library may differ between versions. 0 where it cannot be found.
+fn checksum(chapter: &Chapter, name: &str) -> u64 {
+    let text = read(&chapter.exercises_file()).unwrap_or_default();
+    let range = section(&text, name).unwrap_or(0..0);
+    text[range].bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
 }
 
 fn agreed(question: &str) -> Result<bool> {

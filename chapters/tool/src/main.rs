@@ -64,6 +64,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    quiet_about_pipes();
     let cli = Cli::parse();
     match run(cli.command.unwrap_or(Command::List)) {
         Ok(code) => code,
@@ -72,6 +73,18 @@ fn main() -> ExitCode {
             ExitCode::from(if error.is::<Usage>() { 2 } else { 1 })
         }
     }
+}
+
+/// `cargo exercise | head` closes the pipe before the list ends. That is no failure.
+fn quiet_about_pipes() {
+    let default = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let text = panic.payload().downcast_ref::<String>();
+        if text.is_some_and(|text| text.contains("Broken pipe")) {
+            std::process::exit(0);
+        }
+        default(panic);
+    }));
 }
 
 fn run(command: Command) -> Result<ExitCode> {

@@ -36,6 +36,8 @@ pub struct Progress {
 pub struct Mark {
     /// Whether its last check passed; `None` before the first.
     pub passed: Option<bool>,
+    /// The checksum of the text that was checked.
+    pub text: u64,
     /// How many hints were shown.
     pub hints: usize,
 }

@@ -140,6 +140,9 @@ fn from_the_first_look_to_the_last_exercise() {
     has(&mini.says(&["solution", "1", "half"], 1), &["has not passed", "--peek"]);
     has(&mini.says(&["solution", "1", "half", "--peek"], 0), &["pub fn half"]);
 
+    // What has changed since its check counts as begun.
+    mini.answer("2 * x", "x - 3");
+    has(&mini.says(&["list"], 0), &["✓ double", "… half"]);
     mini.answer("2 * x", "x / 2");
     has(&mini.says(&["check", "ch01_one"], 0), &["✓ double", "✓ half"]);
     has(&mini.says(&[], 0), &["2 of 2", "That was the last one"]);
@@ -162,6 +165,13 @@ fn a_crash_is_reported() {
     let mini = Mini::new();
     mini.answer("std::process::abort()", "x");
     has(&mini.says(&["check", "1"], 1), &["ended without a verdict"]);
+}
+
+#[test]
+fn a_loop_without_an_end_is_stopped() {
+    let mini = Mini::new();
+    mini.answer("loop {}", "x");
+    has(&mini.says(&["check", "1"], 1), &["a loop that never ends?"]);
 }
 
 #[test]

@@ -121,5 +121,5 @@ pub(crate) fn attention(
     };
     let weights = softmax(&scores)?;
     let weights = weights.reshape((batch, kv_heads, heads / kv_heads * length, total))?;
-    Ok(weights.matmul(v)?.reshape((batch, heads, length, head_dim))?)
+    weights.matmul(v)?.reshape((batch, heads, length, head_dim))
 }
