@@ -209,7 +209,7 @@ fn the_toy_only_grows_surer() {
 /// First and last examination of a run on every seed, with one thing changed.
 fn ends(lesson: Lesson, change: fn(&mut Plan), courses: &[Course]) -> Vec<[Point; 2]> {
     let one = |course: &Course| {
-        let mut plan = Plan { steps: 20, held_out: 200, ..course.plan.clone() };
+        let mut plan = Plan { steps: 16, ..course.plan.clone() };
         change(&mut plan);
         let mut course = course.branch(plan).unwrap();
         while course.step < course.length() {
@@ -240,7 +240,7 @@ fn ends(lesson: Lesson, change: fn(&mut Plan), courses: &[Course]) -> Vec<[Point
 /// Five students after their fine-tuning, a short one.
 fn taught(lesson: Lesson, change: fn(&mut Plan)) -> Vec<Course> {
     seed::over_seeds(5, |seed| {
-        let mut plan = Plan { held_out: 200, ..Plan::new(lesson, 40 + seed, true) };
+        let mut plan = Plan { held_out: 100, ..Plan::new(lesson, 40 + seed, true) };
         change(&mut plan);
         let mut course = Course::new(plan, &CPU)?;
         while course.step < course.plan.sft_steps {
