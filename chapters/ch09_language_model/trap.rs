@@ -32,10 +32,10 @@ const CLOSE: f64 = 0.03;
 
 /// For each variable, how far its gradient is from the finite differences, relative to
 /// their length; `None` where it has no gradient.
-pub fn errors(
-    variables: &Variables,
-    loss: impl Fn() -> Result<Tensor>,
-) -> Result<Vec<(String, Option<f64>)>> {
+pub type Errors = Vec<(String, Option<f64>)>;
+
+/// Compares every gradient of a loss with finite differences.
+pub fn errors(variables: &Variables, loss: impl Fn() -> Result<Tensor>) -> Result<Errors> {
     let truth = gradients::finite_differences(variables, STEP, &loss)?;
     let gradients = loss()?.backward()?;
     let error = |(name, variable): (&String, &Var)| -> Result<(String, Option<f64>)> {
@@ -160,7 +160,7 @@ fn with_angles(
 impl Layer {
     /// The errors of the stock layer, then of its replacement, and whether both compute
     /// the same.
-    pub fn judge(&self) -> Result<([Vec<(String, Option<f64>)>; 2], bool)> {
+    pub fn judge(&self) -> Result<([Errors; 2], bool)> {
         let mut rng = seed::rng(0);
         let mut variables = Variables::new();
         for (index, shape) in self.inputs.iter().enumerate() {
@@ -185,7 +185,7 @@ pub struct Model {
 }
 
 impl Model {
-    pub fn errors(&self) -> Result<Vec<(String, Option<f64>)>> {
+    pub fn errors(&self) -> Result<Errors> {
         errors(&self.variables, &self.loss)
     }
 }
