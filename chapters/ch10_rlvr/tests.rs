@@ -272,7 +272,9 @@ fn a_verifier_makes_the_lazy_student_work_and_a_price_on_tokens_does_not() {
         );
         assert!(last.length > first.length + 2.0, "{first:?} {last:?}");
     }
-    println!("{:?} {:?}", mean(&verified, |p| p.sampled), mean(&verified, |p| p.greedy));
+    let [[before, after], [_, priced]] =
+        [&verified, &dear].map(|runs| mean(runs, |point| point.greedy));
+    assert!(after > before + 0.05 && priced < after - 0.1, "{before} {after} {priced}");
     for [_, last] in dear.iter().chain(&never) {
         assert!(last.worked < 0.1 && last.length < 3.5, "{last:?}");
     }
@@ -285,10 +287,12 @@ fn a_verifier_cures_the_sloppy_habit_and_agreement_confirms_it() {
     let agrees =
         ends(Lesson::Carry, |plan| plan.method.reward = Reward::Majority, &courses);
     let shown = ends(Lesson::Carry, |plan| plan.method.imitate = true, &courses);
-    println!(
-        "{:?} {:?} {:?}",
-        mean(&verified, |p| p.sampled),
-        mean(&agrees, |p| p.sampled),
-        mean(&shown, |p| p.sampled)
+    let all = [&verified, &agrees, &shown];
+    let [[before, verified], [_, agrees], [_, shown]] =
+        all.map(|runs| mean(runs, |point| point.greedy));
+    assert!(
+        verified > before + 0.1 && verified > shown + 0.1,
+        "{before} {verified} {shown}"
     );
+    assert!(agrees < before - 0.04, "{before} {agrees}");
 }

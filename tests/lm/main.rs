@@ -11,6 +11,7 @@ mod ops;
 mod optim;
 mod parity;
 mod shards;
+mod student;
 mod tokenizer;
 
 use candle_core::{DType, Device::Cpu, Tensor};
