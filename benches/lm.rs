@@ -4,6 +4,7 @@
 //! ```text
 //! cargo bench --profile dev --bench lm              the table
 //! cargo bench --profile dev --bench lm -- 20        the best of 20 rounds
+//! cargo bench --profile dev --bench lm -- train     only parts of this name
 //! python benches/lm_pytorch.py 20                   the same work in PyTorch
 //! ```
 //!
@@ -144,6 +145,8 @@ fn main() -> Result<()> {
     let is_test = !std::env::args().any(|argument| argument == "--bench");
     let rounds = std::env::args().find_map(|argument| argument.parse().ok());
     let rounds = if is_test { 1 } else { rounds.unwrap_or(10) };
+    let wanted =
+        std::env::args().skip(1).find(|argument| argument.starts_with(char::is_alphabetic));
     let decoder = decoder()?;
     let rollout = rollout(&sample(&decoder, 1)?)?;
     let settings = ParamsAdamW { lr: 1e-6, ..Default::default() };
@@ -153,6 +156,9 @@ fn main() -> Result<()> {
     for _ in 0..rounds {
         for shards in [1, 2] {
             let mut time = |part: usize, f: &mut dyn FnMut() -> Result<()>| -> Result<()> {
+                if wanted.as_ref().is_some_and(|wanted| !names[part].contains(wanted)) {
+                    return Ok(());
+                }
                 let began = Instant::now();
                 f()?;
                 let took = began.elapsed().as_secs_f64();
@@ -177,6 +183,9 @@ fn main() -> Result<()> {
         "best of", "1 shard, ms", "2 shards, ms", "tokens/s", "floor"
     );
     for (part, name) in names.into_iter().enumerate() {
+        if best[1][part].is_infinite() {
+            continue;
+        }
         let [one, two] = [best[0][part], best[1][part]];
         let tokens = (PROMPTS * GROUP * NEW) as f64 / two;
         let share = 100.0 * best[1][0] / two;

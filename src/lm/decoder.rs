@@ -23,7 +23,7 @@ use crate::{
         lora::{Linear, Lora},
     },
     log_prob::{self, Scores},
-    ops::attention::{Attention, Tree, slow},
+    ops::attention::{Attention, Cached, Tree, slow},
     policy::Policy,
     seed,
     variables::{self, Variables},
@@ -389,14 +389,13 @@ impl Net {
         let (batch, length) = tokens.dims2()?;
         let (start, d) = (cache.length, self.heads.head_dim);
         let rope = self.rope(start, length)?;
-        let form = (self.embedding.dtype(), self.embedding.device());
-        let bias = slow::bias([batch, start, length], mask, form)?;
-        let turned = |x: &Tensor| rope.forward(&slow::split(x, batch, d)?);
+        let Heads { heads, kv_heads, .. } = self.heads;
+        let attention =
+            Cached { heads, kv_heads, mask: mask.cloned(), turns: rope.tables() };
         let out = self.stream(&tokens.flatten_all()?, |layer, [q, k, v]| {
-            let (k, v) = cache.append(layer, &turned(&k)?, &slow::split(&v, batch, d)?)?;
-            let softmax = candle_nn::ops::softmax_last_dim;
-            let seen = slow::attention([&turned(&q)?, &k, &v], bias.as_ref(), softmax)?;
-            Ok(slow::join(&seen)?)
+            let k = rope.forward(&slow::split(&k, batch, d)?)?;
+            let (k, v) = cache.append(layer, &k, &slow::split(&v, batch, d)?)?;
+            attention.forward(&q, &k, &v)
         })?;
         cache.length = start + length;
         Ok(out)

@@ -11,6 +11,7 @@
 //!
 //! Left out: attention within a window, which the models here do not have.
 
+mod cached;
 mod fused;
 pub(crate) mod slow;
 
@@ -70,12 +71,7 @@ impl Attention {
             return self.slow(q, k, v);
         }
         self.check(q, k, v)?;
-        let mask = match &self.mask {
-            Some(mask) => mask.ne(0u32)?.flatten_all()?.to_vec1::<u8>()?,
-            None => Vec::new(),
-        };
-        let mask = mask.into_iter().map(|may| may != 0).collect();
-        let op = fused::Fused { attention: self.clone(), mask };
+        let op = fused::Fused { attention: self.clone(), mask: flags(self.mask.as_ref())? };
         Ok(q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, op)?)
     }
 
@@ -110,4 +106,63 @@ impl Attention {
         ensure!(found == wanted, "the angles are {found:?}; they must be {wanted:?}");
         Ok(())
     }
+}
+
+/// Attention of T new tokens in each of B rows to themselves and to those in a cache,
+/// without a gradient.
+#[derive(Debug, Clone)]
+pub struct Cached {
+    /// H, heads of the queries.
+    pub heads: usize,
+    /// K, heads of the keys and values, each serving H / K neighbours.
+    pub kv_heads: usize,
+    /// Which tokens may be seen, (B, S) of dtype `U8`; `None`: all.
+    pub mask: Option<Tensor>,
+    /// cos and sin of the angles of the new positions, (T, d / 2).
+    pub turns: [Tensor; 2],
+}
+
+impl Cached {
+    /// q (B · T, H · d), not turned yet; k and v (B, K, S, d), the keys turned, the new
+    /// tokens last → (B · T, H · d).
+    ///
+    /// # Errors
+    /// Passes on Candle's error when the shapes disagree.
+    pub fn forward(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+        if !super::fits(&[q, k, v, &self.turns[0], &self.turns[1]]) {
+            return self.slow(q, k, v);
+        }
+        self.check(q, k, v)?;
+        let op = cached::Loops { attention: self, mask: flags(self.mask.as_ref())? };
+        Ok(q.contiguous()?.apply_op3_no_bwd(k, v, &op)?)
+    }
+
+    /// [`Cached::forward`] in Candle's own operations, on any device.
+    ///
+    /// # Errors
+    /// Passes on Candle's error when the shapes disagree.
+    pub fn slow(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+        self.check(q, k, v)?;
+        Ok(slow::over_cache(self, q, k, v)?)
+    }
+
+    fn check(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<()> {
+        let ((batch, kv_heads, _, d), new) = (k.dims4()?, self.turns[0].dim(0)?);
+        let wanted = [batch * new, self.heads * d];
+        ensure!(q.dims() == wanted, "q is {:?}; it must be {wanted:?}", q.dims());
+        let found = (kv_heads, v.dims(), self.turns[0].dim(1)? * 2);
+        let wanted = (self.kv_heads, k.dims(), d);
+        ensure!(
+            found == wanted,
+            "keys, values and angles are {found:?}; they must be {wanted:?}"
+        );
+        Ok(())
+    }
+}
+
+/// A mask as plain numbers; none where there is no mask.
+fn flags(mask: Option<&Tensor>) -> Result<Vec<bool>> {
+    let Some(mask) = mask else { return Ok(Vec::new()) };
+    let flags = mask.ne(0u32)?.flatten_all()?.to_vec1::<u8>()?;
+    Ok(flags.into_iter().map(|may| may != 0).collect())
 }

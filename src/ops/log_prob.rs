@@ -13,10 +13,13 @@
 //!
 //! Left out: threads. A batch split over threads uses them better than a row does.
 
-use crate::Result;
+use crate::{
+    Result,
+    ops::float::{Float, slice},
+};
 use candle_core::{
     CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Layout, Result as CandleResult,
-    Shape, Tensor, WithDType, bail,
+    Shape, Tensor, bail,
 };
 
 /// Whether this module can take these logits: on the CPU, in single or double precision.
@@ -155,23 +158,6 @@ impl CustomOp1 for Entropy {
     }
 }
 
-/// A float whose exponential is computed in its own precision.
-trait Float: WithDType {
-    fn exp(self) -> Self;
-}
-
-impl Float for f32 {
-    fn exp(self) -> Self {
-        f32::exp(self)
-    }
-}
-
-impl Float for f64 {
-    fn exp(self) -> Self {
-        f64::exp(self)
-    }
-}
-
 /// log π(id) = (x[id] − max)/T − ln Σ_v exp((x[v] − max)/T), for each row x.
 fn forward<F: Float>(
     logits: &[F],
@@ -258,16 +244,5 @@ fn entry<F: Float>(row: &[F], id: u32) -> CandleResult<F> {
     match row.get(id as usize) {
         Some(&x) => Ok(x),
         None => bail!("id {id} is not in the vocabulary; it must be below {}", row.len()),
-    }
-}
-
-/// The numbers of a contiguous tensor.
-fn slice<'a, T: WithDType>(
-    storage: &'a CpuStorage,
-    layout: &Layout,
-) -> CandleResult<&'a [T]> {
-    match layout.contiguous_offsets() {
-        Some((start, end)) => Ok(&storage.as_slice::<T>()?[start..end]),
-        None => bail!("a contiguous tensor is needed, not {layout:?}"),
     }
 }

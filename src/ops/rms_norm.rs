@@ -5,11 +5,13 @@
 //! ∂L/∂x = s w g − x s³ mean(w g x)        ∂L/∂w = Σ_rows s g x
 //! ```
 //!
-//! Nothing is kept for the backward pass but the input: s is computed again.
+//! Nothing is kept for the backward pass but the input: s is computed again. Everything
+//! between input and output is in double precision, because the norms stand between all
+//! other operations and their rounding goes through the whole model.
 //!
 //! Left out: LayerNorm, which none of the models here has.
 
-use crate::ops::float::{Float, dot, slice, with_slices};
+use crate::ops::float::{Float, NullaryFnOnce, dot, slice, wide, with_slices};
 use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result, Shape, Tensor, bail};
 
 /// x (…, D), weight (D) → (…, D).
@@ -52,16 +54,14 @@ impl CustomOp2 for RmsNorm {
             bail!("rms_norm: weight is {found:?} and x {:?}", x_layout.dims())
         }
         let y = match x {
-            CpuStorage::F32(_) => CpuStorage::F32(rows(
-                slice(x, x_layout)?,
-                slice(weight, weight_layout)?,
-                self.eps,
-            )),
-            CpuStorage::F64(_) => CpuStorage::F64(rows(
-                slice(x, x_layout)?,
-                slice(weight, weight_layout)?,
-                self.eps,
-            )),
+            CpuStorage::F32(_) => {
+                let (x, weight) = (slice(x, x_layout)?, slice(weight, weight_layout)?);
+                CpuStorage::F32(wide(Rows { x, weight, eps: self.eps }))
+            }
+            CpuStorage::F64(_) => {
+                let (x, weight) = (slice(x, x_layout)?, slice(weight, weight_layout)?);
+                CpuStorage::F64(wide(Rows { x, weight, eps: self.eps }))
+            }
             _ => bail!("rms_norm needs F32 or F64"),
         };
         Ok((y, x_layout.shape().clone()))
@@ -84,47 +84,73 @@ impl CustomOp2 for RmsNorm {
     }
 }
 
-/// 1 / s
-fn root<F: Float>(x: &[F], eps: f64) -> F {
-    let mean = dot(x, x).to_f64() / x.len() as f64;
-    F::from_f64((mean + eps).sqrt())
+/// s
+#[inline(always)]
+fn scale<F: Float>(x: &[F], eps: f64) -> f64 {
+    1.0 / (dot::<f64>(x, x) / x.len() as f64 + eps).sqrt()
 }
 
-fn rows<F: Float>(x: &[F], weight: &[F], eps: f64) -> Vec<F> {
-    let mut y = Vec::with_capacity(x.len());
-    for x in x.chunks_exact(weight.len()) {
-        let root = root(x, eps);
-        y.extend(x.iter().zip(weight).map(|(&x, &w)| x / root * w));
+struct Rows<'a, F> {
+    x: &'a [F],
+    weight: &'a [F],
+    eps: f64,
+}
+
+impl<F: Float> NullaryFnOnce for Rows<'_, F> {
+    type Output = Vec<F>;
+
+    #[inline(always)]
+    fn call(self) -> Vec<F> {
+        let mut y = Vec::with_capacity(self.x.len());
+        for x in self.x.chunks_exact(self.weight.len()) {
+            let s = scale(x, self.eps);
+            let y_of = |(&x, &w): (&F, &F)| F::from_f64(w.to_f64() * x.to_f64() * s);
+            y.extend(x.iter().zip(self.weight).map(y_of));
+        }
+        y
     }
-    y
 }
 
 fn back<F: Float>(tensors: [&Tensor; 3], eps: f64) -> Result<(Tensor, Tensor)> {
     let [x, weight, _] = tensors;
     let (to_x, to_weight) = with_slices(tensors, |[x, weight, g]| {
-        let width = weight.len();
-        let mut to_x = vec![F::zero(); x.len()];
-        let mut to_weight = vec![F::zero(); width];
-        let mut wg = vec![F::zero(); width];
-        for ((x, g), out) in x
-            .chunks_exact(width)
-            .zip(g.chunks_exact(width))
-            .zip(to_x.chunks_exact_mut(width))
-        {
-            let s = F::one() / root(x, eps);
-            for i in 0..width {
-                wg[i] = weight[i] * g[i];
-                to_weight[i] += s * g[i] * x[i];
-            }
-            let shrink = F::from_f64(dot(&wg, x).to_f64() / width as f64) * s * s * s;
-            for i in 0..width {
-                out[i] = s * wg[i] - x[i] * shrink;
-            }
-        }
-        (to_x, to_weight)
+        wide(Back::<F> { rows: Rows { x, weight, eps }, g })
     })?;
     Ok((
         Tensor::from_vec(to_x, x.shape(), x.device())?,
         Tensor::from_vec(to_weight, weight.shape(), x.device())?,
     ))
+}
+
+/// With ∂L/∂y.
+struct Back<'a, F> {
+    rows: Rows<'a, F>,
+    g: &'a [F],
+}
+
+impl<F: Float> NullaryFnOnce for Back<'_, F> {
+    /// ∂L/∂x and ∂L/∂w.
+    type Output = (Vec<F>, Vec<F>);
+
+    #[inline(always)]
+    fn call(self) -> (Vec<F>, Vec<F>) {
+        let Self { rows: Rows { x, weight, eps }, g } = self;
+        let width = weight.len();
+        let mut to_x = vec![F::zero(); x.len()];
+        let (mut to_weight, mut wg) = (vec![0.0; width], vec![0.0; width]);
+        let rows = x.chunks_exact(width).zip(g.chunks_exact(width));
+        for ((x, g), out) in rows.zip(to_x.chunks_exact_mut(width)) {
+            let s = scale(x, eps);
+            for i in 0..width {
+                let g = g[i].to_f64();
+                wg[i] = weight[i].to_f64() * g;
+                to_weight[i] += s * g * x[i].to_f64();
+            }
+            let shrink = dot::<f64>(&wg, x) / width as f64 * s * s * s;
+            for i in 0..width {
+                out[i] = F::from_f64(s * wg[i] - x[i].to_f64() * shrink);
+            }
+        }
+        (to_x, to_weight.into_iter().map(F::from_f64).collect())
+    }
 }

@@ -7,7 +7,7 @@
 //!
 //! Left out: gelu, which none of the models here has.
 
-use crate::ops::float::{Float, slice, with_slices};
+use crate::ops::float::{Float, NullaryFnOnce, slice, wide, with_slices};
 use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result, Shape, Tensor, bail};
 
 /// gate and up, both (…) → (…).
@@ -48,10 +48,12 @@ impl CustomOp2 for SwiGlu {
         }
         let y = match gate {
             CpuStorage::F32(_) => {
-                CpuStorage::F32(values(slice(gate, layout)?, slice(up, up_layout)?))
+                let (gate, up) = (slice(gate, layout)?, slice(up, up_layout)?);
+                CpuStorage::F32(wide(Values { gate, up }))
             }
             CpuStorage::F64(_) => {
-                CpuStorage::F64(values(slice(gate, layout)?, slice(up, up_layout)?))
+                let (gate, up) = (slice(gate, layout)?, slice(up, up_layout)?);
+                CpuStorage::F64(wide(Values { gate, up }))
             }
             _ => bail!("swiglu needs F32 or F64"),
         };
@@ -80,12 +82,41 @@ fn sigmoid<F: Float>(x: F) -> F {
     F::one() / (F::one() + (F::zero() - x).exp())
 }
 
-fn values<F: Float>(gate: &[F], up: &[F]) -> Vec<F> {
-    gate.iter().zip(up).map(|(&x, &u)| x * sigmoid(x) * u).collect()
+struct Values<'a, F> {
+    gate: &'a [F],
+    up: &'a [F],
+}
+
+impl<F: Float> NullaryFnOnce for Values<'_, F> {
+    type Output = Vec<F>;
+
+    #[inline(always)]
+    fn call(self) -> Vec<F> {
+        self.gate.iter().zip(self.up).map(|(&x, &u)| x * sigmoid(x) * u).collect()
+    }
 }
 
 fn back<F: Float>(tensors: [&Tensor; 3]) -> Result<(Tensor, Tensor)> {
     let (to_gate, to_up) = with_slices(tensors, |[gate, up, g]| {
+        wide(Back::<F> { values: Values { gate, up }, g })
+    })?;
+    let (shape, device) = (tensors[0].shape(), tensors[0].device());
+    Ok((Tensor::from_vec(to_gate, shape, device)?, Tensor::from_vec(to_up, shape, device)?))
+}
+
+/// With ∂L/∂y.
+struct Back<'a, F> {
+    values: Values<'a, F>,
+    g: &'a [F],
+}
+
+impl<F: Float> NullaryFnOnce for Back<'_, F> {
+    /// ∂L/∂gate and ∂L/∂up.
+    type Output = (Vec<F>, Vec<F>);
+
+    #[inline(always)]
+    fn call(self) -> (Vec<F>, Vec<F>) {
+        let Self { values: Values { gate, up }, g } = self;
         let n = gate.len();
         let (mut to_gate, mut to_up) = (vec![F::zero(); n], vec![F::zero(); n]);
         for (((&x, &u), &g), (to_x, to_u)) in
@@ -96,7 +127,5 @@ fn back<F: Float>(tensors: [&Tensor; 3]) -> Result<(Tensor, Tensor)> {
             *to_x = g * u * s * (F::one() + x * (F::one() - s));
         }
         (to_gate, to_up)
-    })?;
-    let (shape, device) = (tensors[0].shape(), tensors[0].device());
-    Ok((Tensor::from_vec(to_gate, shape, device)?, Tensor::from_vec(to_up, shape, device)?))
+    }
 }

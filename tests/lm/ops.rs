@@ -7,7 +7,7 @@ use grpo::{
     Result, gradients,
     lm::{decoder::Decoder, lora},
     ops::{
-        attention::{Attention, Tree},
+        attention::{Attention, Cached, Tree},
         linear, rms_norm, swiglu,
     },
     policy::Policy,
@@ -138,6 +138,7 @@ fn attention_over_trees() {
         (2, 3, 2, 1, [6, 2, 2], padded),
         (2, 3, 1, 5, [3, 1, 10], padded),
         (2, 3, 2, 2, [2, 1, 4], holes),
+        (1, 9, 2, 10, [2, 1, 20], None),
     ] {
         let tree = Tree { prompts, prompt, branches, branch };
         let mask = mask.map(|rows| Tensor::new(rows.concat(), &Cpu).unwrap());
@@ -160,6 +161,37 @@ fn attention_over_trees() {
             kept(&op(x[0].dtype()).slow(&x[0], &x[1], &x[2])?, mask.as_ref())
         };
         agree(&format!("{tree:?}"), &shapes, &fused, &slow);
+    }
+}
+
+#[test]
+fn attention_to_a_cache() {
+    for (batch, total, new, [heads, kv_heads, d], padded) in [
+        (1, 1, 1, [1, 1, 2], false),
+        (3, 7, 1, [4, 2, 6], true),
+        (2, 19, 4, [2, 1, 20], true),
+        (2, 5, 5, [3, 3, 16], false),
+    ] {
+        for (dtype, tolerance) in [(DType::F32, 1e-6), (DType::F64, 1e-12)] {
+            let mut rng = seed::rng(4);
+            let mut random = |shape: &[usize]| random(shape, dtype, &mut rng).detach();
+            let q = random(&[batch * new, heads * d]);
+            // There is room for more in a cache than is filled.
+            let [k, v] = [0, 1].map(|_| random(&[batch, kv_heads, total + 3, d]));
+            let [k, v] = [k, v].map(|x| x.narrow(2, 0, total).unwrap());
+            let angles = random(&[new, d / 2]);
+            let turns = [angles.cos().unwrap(), angles.sin().unwrap()];
+            // The first row starts late.
+            let mask = (0..batch * total).map(|i| u8::from(i > 0));
+            let mask = Tensor::from_iter(mask, &Cpu).unwrap();
+            let mask = padded.then(|| mask.reshape((batch, total)).unwrap());
+            let op = Cached { heads, kv_heads, mask, turns };
+            let (fast, slow) =
+                (op.forward(&q, &k, &v).unwrap(), op.slow(&q, &k, &v).unwrap());
+            assert_eq!(fast.dims(), slow.dims());
+            let error = worst(&numbers(&fast), &numbers(&slow));
+            assert!(error < tolerance, "{batch} {total} {new} {dtype:?}: {error}");
+        }
     }
 }
 

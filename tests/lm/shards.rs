@@ -102,7 +102,7 @@ fn whole(
     (gradients::of(&loss, decoder.variables()).unwrap(), metrics)
 }
 
-/// The largest difference over all variables, relative to the norm of `a`.
+/// The largest difference over all variables, relative to the norm of `a` where that is above 1.
 fn apart(decoder: &Decoder, a: &GradStore, b: &GradStore) -> f64 {
     let difference = |v: &candle_core::Var| {
         let pairs = numbers(a.get(v).unwrap()).into_iter().zip(numbers(b.get(v).unwrap()));
@@ -111,7 +111,7 @@ fn apart(decoder: &Decoder, a: &GradStore, b: &GradStore) -> f64 {
     let worst = decoder.variables().values().map(difference).fold(0.0, f64::max);
     let norm = gradients::norm(a, decoder.variables()).unwrap();
     println!("apart by {worst:.1e}, norm {norm:.2}");
-    worst / norm
+    worst / norm.max(1.0)
 }
 
 fn values(metrics: &Metrics) -> Vec<f64> {
@@ -161,7 +161,7 @@ fn completions_are_the_same_token_for_token() {
 /// In single precision the sums of other parts round otherwise: that is all there is.
 #[test]
 fn gradients_and_metrics_are_those_of_the_whole_for_every_recipe() {
-    for (dtype, tolerance) in [(DType::F64, 1e-12), (DType::F32, 3e-6)] {
+    for (dtype, tolerance) in [(DType::F64, 1e-12), (DType::F32, 1e-6)] {
         let decoder = fresh(dtype);
         let rollout = rollout(&decoder);
         for recipe in recipes(6) {

@@ -12,7 +12,10 @@
 //! thousand tokens still fits the cache.
 
 use super::{Attention, Tree};
-use crate::ops::float::{Float, add_rows, add_to_rows, dot, slice, with_slices};
+use crate::ops::float::{
+    Float, LANES, NullaryFnOnce, add_rows, add_to_rows, dot, each, map, slice, softmax,
+    turn, wide, with_slices,
+};
 use candle_core::{CpuStorage, CustomOp3, DType, Layout, Result, Shape, Tensor, bail};
 
 /// The operation, with the mask as numbers: P · L, empty where every token counts.
@@ -46,7 +49,8 @@ impl CustomOp3 for Fused {
             let [cos, sin] = &op.attention.turns;
             let (q, k, v) = (q?, k?, v?);
             with_slices([cos, sin], |[cos, sin]| {
-                F::to_cpu_storage_owned(Pass { op, q, k, v, cos, sin }.forward())
+                let pass = Pass { op, q, k, v, cos, sin };
+                F::to_cpu_storage_owned(wide(Forward(pass)))
             })
         }
         let all = [(q, q_layout), (k, k_layout), (v, v_layout)];
@@ -71,7 +75,7 @@ impl CustomOp3 for Fused {
             let [q, k, v, g] = all;
             with_slices(
                 [q, k, v, g, &op.attention.turns[0], &op.attention.turns[1]],
-                |[q, k, v, g, cos, sin]| Pass { op, q, k, v, cos, sin }.backward(g),
+                |[q, k, v, g, cos, sin]| wide(Backward(Pass { op, q, k, v, cos, sin }, g)),
             )
         }
         fn like<F: Float>(x: &Tensor, numbers: Vec<F>) -> Result<Option<Tensor>> {
@@ -88,6 +92,13 @@ impl CustomOp3 for Fused {
     }
 }
 
+/// How many keys are computed for the query at this position: all that it may see, and
+/// some more to fill the lanes.
+#[inline(always)]
+fn lanes(position: usize) -> usize {
+    (position + 1).next_multiple_of(LANES)
+}
+
 /// The numbers of one pass.
 struct Pass<'a, F> {
     op: &'a Fused,
@@ -98,6 +109,29 @@ struct Pass<'a, F> {
     sin: &'a [F],
 }
 
+struct Forward<'a, F>(Pass<'a, F>);
+
+impl<F: Float> NullaryFnOnce for Forward<'_, F> {
+    type Output = Vec<F>;
+
+    #[inline(always)]
+    fn call(self) -> Vec<F> {
+        self.0.forward()
+    }
+}
+
+/// With ∂L/∂seen.
+struct Backward<'a, F>(Pass<'a, F>, &'a [F]);
+
+impl<F: Float> NullaryFnOnce for Backward<'_, F> {
+    type Output = [Vec<F>; 3];
+
+    #[inline(always)]
+    fn call(self) -> [Vec<F>; 3] {
+        self.0.backward(self.1)
+    }
+}
+
 /// Neighbouring tokens: `count` of them from `row`, the first at `position`.
 #[derive(Clone, Copy)]
 struct Segment {
@@ -106,7 +140,8 @@ struct Segment {
     count: usize,
 }
 
-/// The keys and values that one head sees, S = L + T of them, by position.
+/// The keys and values that one head sees, by position: room for S of them, L + T rounded
+/// up to whole lanes. Behind the last stand zeros or what was there before.
 struct Seen<F> {
     /// Turned keys (S, d), and the same as (d, S).
     keys: Vec<F>,
@@ -117,11 +152,13 @@ struct Seen<F> {
 }
 
 impl<F: Float> Pass<'_, F> {
+    #[inline(always)]
     fn head_dim(&self) -> usize {
         self.cos.len() * 2 / (self.op.attention.tree.prompt + self.op.attention.tree.branch)
     }
 
     /// The prompt p, then its branches.
+    #[inline(always)]
     fn segments(&self, p: usize) -> impl Iterator<Item = Segment> {
         let tree = self.op.attention.tree;
         let Tree { prompt, branch, .. } = tree;
@@ -132,19 +169,23 @@ impl<F: Float> Pass<'_, F> {
     }
 
     /// Every prompt with every head of the keys.
+    #[inline(always)]
     fn pairs(&self) -> impl Iterator<Item = (usize, usize)> {
         let (prompts, heads) = (self.op.attention.tree.prompts, self.op.attention.kv_heads);
         (0..prompts).flat_map(move |p| (0..heads).map(move |kv| (p, kv)))
     }
 
     /// The heads of the queries that read this head of the keys.
+    #[inline(always)]
     fn readers(&self, kv: usize) -> std::ops::Range<usize> {
         let group = self.op.attention.heads / self.op.attention.kv_heads;
         kv * group..(kv + 1) * group
     }
 
+    #[inline(always)]
     fn empty(&self) -> Seen<F> {
-        let span = self.op.attention.tree.prompt + self.op.attention.tree.branch;
+        let tree = self.op.attention.tree;
+        let span = (tree.prompt + tree.branch).next_multiple_of(LANES);
         let zeros = || vec![F::zero(); span * self.head_dim()];
         let [keys, keys_t, values, values_t] = [zeros(), zeros(), zeros(), zeros()];
         Seen { keys, keys_t, values, values_t, span }
@@ -154,16 +195,9 @@ impl<F: Float> Pass<'_, F> {
     #[inline(always)]
     fn turn(&self, x: &[F], y: &mut [F], position: usize, back: bool) {
         let half = x.len() / 2;
-        let (cos, sin) =
-            (&self.cos[position * half..][..half], &self.sin[position * half..]);
+        let angles = position * half..(position + 1) * half;
         let sign = if back { F::zero() - F::one() } else { F::one() };
-        let (x1, x2) = x.split_at(half);
-        let (y1, y2) = y.split_at_mut(half);
-        for i in 0..half {
-            let sin = sin[i] * sign;
-            y1[i] = x1[i] * cos[i] - x2[i] * sin;
-            y2[i] = x1[i] * sin + x2[i] * cos[i];
-        }
+        turn(x, y, [&self.cos[angles.clone()], &self.sin[angles]], sign);
     }
 
     /// Puts the keys and values of a segment where its positions are.
@@ -175,14 +209,15 @@ impl<F: Float> Pass<'_, F> {
             let j = segment.position + i;
             self.turn(&self.k[at..at + d], &mut seen.keys[j * d..][..d], j, false);
             seen.values[j * d..][..d].copy_from_slice(&self.v[at..at + d]);
-            for x in 0..d {
-                seen.keys_t[x * span + j] = seen.keys[j * d + x];
-                seen.values_t[x * span + j] = seen.values[j * d + x];
-            }
+            let rows = seen.keys_t.chunks_exact_mut(span);
+            rows.zip(&seen.keys[j * d..]).for_each(|(row, &x)| row[j] = x);
+            let rows = seen.values_t.chunks_exact_mut(span);
+            rows.zip(&seen.values[j * d..]).for_each(|(row, &x)| row[j] = x);
         }
     }
 
-    /// p_ij for all j that the token at `position` may see; `query` gets q/√d, turned.
+    /// p_ij for all j: 0 where the token at `position` may not look. `query` gets q/√d,
+    /// turned.
     #[inline(always)]
     fn weigh(
         &self,
@@ -194,26 +229,19 @@ impl<F: Float> Pass<'_, F> {
         let d = query.len();
         self.turn(&self.q[at..at + d], query, position, false);
         let scale = F::from_f64((d as f64).powf(-0.5));
-        query.iter_mut().for_each(|x| *x *= scale);
+        map(query, |x| x * scale);
         weights.fill(F::zero());
         add_rows(weights, query, &seen.keys_t, seen.span);
-        let length = self.op.attention.tree.prompt;
-        let mask = match self.op.mask.is_empty() {
-            true => &[][..],
-            false => &self.op.mask[p * length..][..length],
-        };
         let lowest = F::from_f64(f64::NEG_INFINITY);
-        for (weight, _) in weights.iter_mut().zip(mask).filter(|(_, may)| !**may) {
-            *weight = lowest;
+        weights[position + 1..].fill(lowest);
+        if !self.op.mask.is_empty() {
+            let mask = &self.op.mask[p * self.op.attention.tree.prompt..];
+            let mask = &mask[..self.op.attention.tree.prompt];
+            for (weight, _) in weights.iter_mut().zip(mask).filter(|(_, may)| !**may) {
+                *weight = lowest;
+            }
         }
-        let max = weights.iter().fold(lowest, |max, &x| if x > max { x } else { max });
-        weights.iter_mut().for_each(|x| *x = (*x - max).exp());
-        for (weight, _) in weights.iter_mut().zip(mask).filter(|(_, may)| !**may) {
-            *weight = F::zero();
-        }
-        let sum = weights.iter().fold(F::zero(), |sum, &x| sum + x);
-        let share = if sum == F::zero() { sum } else { F::one() / sum };
-        weights.iter_mut().for_each(|x| *x *= share);
+        softmax(weights);
     }
 
     #[inline(always)]
@@ -230,7 +258,7 @@ impl<F: Float> Pass<'_, F> {
                 {
                     let at = ((segment.row + i) * heads + head) * d;
                     let position = segment.position + i;
-                    let weights = &mut weights[..=position];
+                    let weights = &mut weights[..lanes(position)];
                     self.weigh(&seen, (p, at, position), &mut query, weights);
                     add_rows(&mut out[at..at + d], weights, &seen.values, d);
                 }
@@ -260,19 +288,17 @@ impl<F: Float> Pass<'_, F> {
                 {
                     let at = ((segment.row + i) * heads + head) * d;
                     let position = segment.position + i;
-                    let (weights, slopes) =
-                        (&mut weights[..=position], &mut slopes[..=position]);
+                    let width = lanes(position);
+                    let (weights, slopes) = (&mut weights[..width], &mut slopes[..width]);
                     self.weigh(&seen, (p, at, position), &mut query, weights);
                     let g = &gradient[at..at + d];
                     slopes.fill(F::zero());
                     add_rows(slopes, g, &seen.values_t, seen.span);
-                    let mean = dot(weights, slopes);
-                    for (slope, &weight) in slopes.iter_mut().zip(weights.iter()) {
-                        *slope = weight * (*slope - mean);
-                    }
+                    let mean: F = dot(weights, slopes);
+                    each(slopes, weights, |slope, weight| weight * (slope - mean));
                     to_query.fill(F::zero());
                     add_rows(&mut to_query, slopes, &seen.keys, d);
-                    to_query.iter_mut().for_each(|x| *x *= scale);
+                    map(&mut to_query, |x| x * scale);
                     self.turn(&to_query, &mut to_q[at..at + d], position, true);
                     add_to_rows(&mut to_keys, slopes, &query, d);
                     add_to_rows(&mut to_values, weights, g, d);

@@ -2,7 +2,7 @@
 //!
 //! Left out: a mask that is kept from layer to layer, because it is small beside the rest.
 
-use super::{Attention, Tree};
+use super::{Attention, Cached, Tree};
 use candle_core::{D, DType, Device, Result, Tensor};
 use candle_nn::rotary_emb;
 
@@ -19,7 +19,7 @@ pub(crate) fn split(x: &Tensor, rows: usize, d: usize) -> Result<Tensor> {
 }
 
 /// The way back.
-pub(crate) fn join(x: &Tensor) -> Result<Tensor> {
+fn join(x: &Tensor) -> Result<Tensor> {
     x.transpose(1, 2)?.flatten_from(2)?.flatten_to(1)
 }
 
@@ -42,8 +42,7 @@ pub(super) fn over_tree(
     let first = |x: &Tensor| split(&x.narrow(0, 0, prompts * prompt)?, prompts, d);
     let (own_k, own_v) = (turned(first(k)?, 0)?, first(v)?);
     let hidden = bias([prompts, 0, prompt], op.mask.as_ref(), form)?;
-    let seen =
-        attention([&turned(first(q)?, 0)?, &own_k, &own_v], hidden.as_ref(), softmax)?;
+    let seen = attention([&turned(first(q)?, 0)?, &own_k, &own_v], hidden.as_ref())?;
     let seen = join(&seen)?;
     if rows * branch == 0 {
         return Ok(seen);
@@ -63,18 +62,30 @@ pub(super) fn over_tree(
     };
     let hidden = bias([rows, prompt, branch], mask.as_ref(), form)?;
     let q = turned(rest(q)?, prompt)?;
-    let new = join(&attention([&q, &k, &v], hidden.as_ref(), softmax)?)?;
+    let new = join(&attention([&q, &k, &v], hidden.as_ref())?)?;
     Tensor::cat(&[seen, new], 0)
 }
 
-fn softmax(x: &Tensor) -> Result<Tensor> {
-    candle_nn::ops::softmax(x, D::Minus1)
+/// The new tokens are the last of those in the cache.
+pub(super) fn over_cache(
+    op: &Cached,
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+) -> Result<Tensor> {
+    let (batch, _, total, d) = k.dims4()?;
+    let q = split(q, batch, d)?;
+    let new = q.dim(2)?;
+    let q = rotary_emb::rope(&q, &op.turns[0], &op.turns[1])?;
+    let form = (q.dtype(), q.device());
+    let hidden = bias([batch, total - new, new], op.mask.as_ref(), form)?;
+    join(&attention([&q, k, v], hidden.as_ref())?)
 }
 
 /// (1 or B, 1, T, S): 0 where a token may look, [`hidden`] where not, for B rows of T
 /// tokens after `start` others, S in all, with the mask (B, S) of what is not padding.
 /// `None` where every token may look at everything.
-pub(crate) fn bias(
+fn bias(
     [batch, start, length]: [usize; 3],
     mask: Option<&Tensor>,
     (dtype, device): (DType, &Device),
@@ -104,11 +115,7 @@ pub(crate) fn bias(
 /// (B, K, S, head_dim), each serving H / K neighbouring heads; bias broadcasts to
 /// (B, H, T, S), 0 where a query may look and very negative where not.
 /// → (B, H, T, head_dim)
-pub(crate) fn attention(
-    [q, k, v]: [&Tensor; 3],
-    bias: Option<&Tensor>,
-    softmax: fn(&Tensor) -> Result<Tensor>,
-) -> Result<Tensor> {
+fn attention([q, k, v]: [&Tensor; 3], bias: Option<&Tensor>) -> Result<Tensor> {
     let (batch, heads, length, head_dim) = q.dims4()?;
     let (kv_heads, total) = (k.dim(1)?, k.dim(2)?);
     // The heads that share keys stand in one matrix: nothing is repeated in memory.
@@ -119,7 +126,7 @@ pub(crate) fn attention(
         Some(bias) => scores.broadcast_add(bias)?,
         None => scores,
     };
-    let weights = softmax(&scores)?;
+    let weights = candle_nn::ops::softmax(&scores, D::Minus1)?;
     let weights = weights.reshape((batch, kv_heads, heads / kv_heads * length, total))?;
     weights.matmul(v)?.reshape((batch, heads, length, head_dim))
 }
