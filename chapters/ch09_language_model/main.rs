@@ -14,7 +14,7 @@ use grpo::{
     policy::Policy,
     report::{self, Kind, Output, Table},
     sampling::Sampler,
-    seed,
+    seed, shards,
     task::carry,
 };
 use learn::{BROKEN, EVERY, Point, SETTINGS, Trained, VARIANTS};
@@ -287,8 +287,10 @@ fn layers(out: &mut Output) -> Result<()> {
 fn models(out: &mut Output) -> Result<()> {
     out.section(Kind::Exact, "models", "The trap: whole models");
     let mut table = Table::new(["model", "variables", "gradients", "right ones"]);
-    for model in trap::models()?.into_iter().chain(trap::ours()?) {
-        let [all, with, right] = trap::count(&model.errors()?).map(|n| n.to_string());
+    let models: Vec<_> = trap::models()?.into_iter().chain(trap::ours()?).collect();
+    let errors = shards::run(models.len(), |model| models[model].errors())?;
+    for (model, errors) in models.iter().zip(&errors) {
+        let [all, with, right] = trap::count(errors).map(|n| n.to_string());
         table.row([model.name.into(), all, with, right]);
     }
     print!("{table}");

@@ -181,7 +181,7 @@ impl Layer {
 pub struct Model {
     pub name: &'static str,
     pub variables: Variables,
-    loss: Box<dyn Fn() -> Result<Tensor>>,
+    loss: Box<dyn Fn() -> Result<Tensor> + Sync>,
 }
 
 impl Model {
@@ -253,7 +253,7 @@ fn read<T: serde::de::DeserializeOwned>(config: &Value) -> Result<T> {
     serde_json::from_value(config.clone()).context("this model wants another configuration")
 }
 
-type Forward = Box<dyn Fn() -> CandleResult<Tensor>>;
+type Forward = Box<dyn Fn() -> CandleResult<Tensor> + Sync>;
 
 /// Lets a model make its variables, then gives them numbers that can be seeded.
 fn stock(

@@ -7,6 +7,7 @@ use grpo::report::progress;
 const SEEDS: u64 = 5;
 /// What a token costs where thinking is cheap, and where it is dear.
 const PRICES: [f64; 2] = [0.02, 0.1];
+const CHANGED: &str = "One thing changed at a time";
 
 /// One way to go on, and how it went for each seed.
 struct Variant {
@@ -88,21 +89,35 @@ fn lazy(plan: &Plan) -> Vec<Variant> {
 }
 
 fn carry(plan: &Plan) -> Vec<Variant> {
+    let fewer = plan.sft_steps * 2 / 5;
     vec![
         Variant::new("verifier", plan, |_| ()),
         Variant::new("more fine-tuning", plan, |p| p.method.imitate = true),
         Variant::new("no σ", plan, |p| p.method.baseline = Baseline::GroupMean),
         Variant::new("no baseline", plan, |p| p.method.baseline = Baseline::None),
         Variant::new("agrees with its group", plan, |p| method(p, Reward::Majority)),
+        Variant::new(&format!("fine-tuned for {fewer} steps"), plan, |p| {
+            p.sft_steps = fewer
+        }),
+        Variant::new("a third of the learning rate", plan, |p| p.lr /= 3.0),
+        Variant::new("three times the learning rate", plan, |p| p.lr *= 3.0),
+        Variant::new("groups of 2, more prompts", plan, |p| {
+            (p.prompts, p.group_size) = (p.prompts * p.group_size / 2, 2);
+        }),
     ]
+}
+
+/// Fine-tuning that variants may share: how often work is shown in it, and its steps.
+fn school(plan: &Plan) -> ([f64; 2], usize) {
+    (plan.works, plan.sft_steps)
 }
 
 /// Trains every variant on every seed. Variants with the same school share it.
 fn train(variants: &mut [Variant], seeds: u64, run: &RunArgs) -> Result<()> {
-    let mut schools: Vec<[f64; 2]> = Vec::new();
+    let mut schools: Vec<Plan> = Vec::new();
     for Variant { plan, .. } in variants.iter() {
-        if !schools.contains(&plan.works) {
-            schools.push(plan.works);
+        if !schools.iter().any(|known| school(known) == school(plan)) {
+            schools.push(plan.clone());
         }
     }
     let pairs = |count: usize| {
@@ -115,8 +130,7 @@ fn train(variants: &mut [Variant], seeds: u64, run: &RunArgs) -> Result<()> {
     let at = pairs(schools.len());
     let taught = seed::over_seeds(schools.len() as u64 * seeds, |job| {
         let (school, seed) = at(job);
-        let works = schools[school];
-        let plan = Plan { works, seed: run.seed + seed as u64, ..variants[0].plan.clone() };
+        let plan = Plan { seed: run.seed + seed as u64, ..schools[school].clone() };
         let mut course = Course::new(plan, &run.device)?;
         while course.step < course.plan.sft_steps {
             course.advance()?;
@@ -131,8 +145,8 @@ fn train(variants: &mut [Variant], seeds: u64, run: &RunArgs) -> Result<()> {
     let records = seed::over_seeds(variants.len() as u64 * seeds, |job| {
         let (variant, seed) = at(job);
         let plan = &variants[variant].plan;
-        let school = schools.iter().position(|works| *works == plan.works).unwrap_or(0);
-        let taught = &taught[school * seeds as usize + seed];
+        let at = schools.iter().position(|s| school(s) == school(plan)).unwrap_or(0);
+        let taught = &taught[at * seeds as usize + seed];
         let mut course = taught.branch(Plan { seed: taught.plan.seed, ..plan.clone() })?;
         while course.step < course.length() {
             course.advance()?;
@@ -203,9 +217,9 @@ fn each_seed(out: &mut Output, variant: &Variant) {
     println!("median of the sampled accuracies: {median:.3}");
 }
 
-/// All variants at their end.
-fn compare(out: &mut Output, variants: &[Variant]) {
-    out.section(Kind::Trained, "variants", "One thing changed at a time");
+/// Variants at their end.
+fn compare(out: &mut Output, id: &'static str, title: &str, variants: &[Variant]) {
+    out.section(Kind::Trained, id, title);
     let mut table = Table::new([
         "changed",
         "reward",
@@ -303,7 +317,7 @@ fn show_lazy(out: &mut Output, variants: &[Variant]) -> Result<()> {
     };
     each_seed(out, verifier);
     out.figure("bands", &bands(verifier))?;
-    compare(out, variants);
+    compare(out, "variants", CHANGED, variants);
     csv(out, variants)?;
     let columns = [
         vec![(0, verifier), (1, never)],
@@ -332,11 +346,13 @@ fn show_lazy(out: &mut Output, variants: &[Variant]) -> Result<()> {
 }
 
 fn show_carry(out: &mut Output, variants: &[Variant]) -> Result<()> {
-    let [verifier, imitates, no_sigma, no_baseline, agrees] = variants else {
+    let [verifier, imitates, no_sigma, no_baseline, agrees, settings @ ..] = variants
+    else {
         anyhow::bail!("there are {} variants", variants.len())
     };
     each_seed(out, verifier);
-    compare(out, variants);
+    compare(out, "variants", CHANGED, &variants[..variants.len() - settings.len()]);
+    compare(out, "settings", "Other settings", settings);
     csv(out, variants)?;
     let lines = [(0, verifier), (1, imitates), (2, no_sigma), (3, no_baseline)];
     let one = |label: &str, value| panel(label, value, lines).y_range(0.0, 1.02);

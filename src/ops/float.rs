@@ -2,8 +2,9 @@
 //!
 //! The compiler turns these into vector instructions, and for that they are written the
 //! way they are: [`LANES`] numbers at a time, read before the result is written, and an
-//! exponential without a branch. [`wide`] compiles them once more for processors with wider vectors. The order
-//! of additions is fixed, so that every machine computes the same bits.
+//! exponential without a branch. [`wide`] compiles them once more for processors with
+//! wider vectors. The order of additions is fixed, so that every machine computes the
+//! same bits.
 //!
 //! Left out: instructions of one processor by name, because they would need a second
 //! version of everything.
