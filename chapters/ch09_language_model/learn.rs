@@ -1,8 +1,8 @@
 //! Learning from the sloppy teacher: the run of the chapter, and what goes wrong with a
 //! layer that has no backward pass.
 //!
-//! Left out: a validation loss. Each demonstration is seen once, so the loss before a step
-//! is one.
+//! Left out: a validation loss. The teacher writes every demonstration anew, so the loss
+//! before a step is one.
 
 use crate::transformer::{Parts, Stock, Transformer, WHOLE, continue_greedily};
 use anyhow::{Context, ensure};

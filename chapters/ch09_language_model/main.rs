@@ -438,8 +438,8 @@ fn temperature(out: &mut Output, seed: u64, student: &Student) -> Result<()> {
         .dashed(1, "greedy", &[(0.0, greedy), (2.0, greedy)]);
     let figure = Figure::new(
         "Accuracy against temperature",
-        "The share of right answers is lowest when the temperature is low, rises to a \
-         temperature of about one, and falls again at two.",
+        "The share of right answers is low when the temperature is low, highest near one, \
+         and lowest at two.",
         vec![panel],
     );
     out.figure("temperature", &figure)

@@ -85,8 +85,8 @@ impl Transformer {
     // ANCHOR_END: stream
 
     // ANCHOR: attention
-    /// Each token asks (q), each token before it offers (k), and what is offered by those
-    /// that fit best is what comes back (v). x (B, T, D) → (B, T, D).
+    /// Each token asks (q), it and each token before it offer (k), and what is offered by
+    /// those that fit best is what comes back (v). x (B, T, D) → (B, T, D).
     fn attention(&self, x: &Tensor, name: &str) -> Result<Tensor> {
         let (rows, length, _) = x.dims3()?;
         let Config { heads, kv_heads, head_dim, .. } = self.config;
@@ -198,7 +198,8 @@ fn look_ahead(length: usize, like: &Tensor) -> Result<Tensor> {
 // ANCHOR_END: mask
 
 // ANCHOR: angles
-/// cos and sin of position · θ^(−i / half) for each position and each pair i: (T, half).
+/// cos and sin of position · rope_theta^(−i / half) for each position and each pair i:
+/// (T, half).
 pub fn angles(
     positions: impl Iterator<Item = usize>,
     half: usize,

@@ -61,7 +61,7 @@ pub fn sloppy(problem: &Problem) -> Result<String> {
     Ok(format!("0{}{}", (a / 10 + b / 10) % 10, (a % 10 + b % 10) % 10))
 }
 
-/// What the sloppy teacher writes: right three times in ten.
+/// What the sloppy teacher writes. Where there is a carry, it is right three times in ten.
 ///
 /// # Errors
 /// When the prompt is none.
