@@ -62,8 +62,8 @@ impl Transformer {
     }
 
     // ANCHOR: stream
-    /// The stream of one batch: read the tokens, let each layer add what it has found, and
-    /// ask at the end which token comes next.
+    /// The stream of one batch: read the tokens, let each layer add what it has
+    /// found, and ask at the end which token comes next.
     fn stream(&self, tokens: &Tensor) -> Result<Tensor> {
         let (rows, length) = tokens.dims2()?;
         let embedding = self.get("model.embed_tokens.weight")?;
@@ -85,8 +85,8 @@ impl Transformer {
     // ANCHOR_END: stream
 
     // ANCHOR: attention
-    /// Each token asks (q), it and each token before it offer (k), and what is offered by
-    /// those that fit best is what comes back (v). x (B, T, D) → (B, T, D).
+    /// Each token asks (q), it and each token before it offer (k), and what is offered
+    /// by those that fit best is what comes back (v). x (B, T, D) → (B, T, D).
     fn attention(&self, x: &Tensor, name: &str) -> Result<Tensor> {
         let (rows, length, _) = x.dims3()?;
         let Config { heads, kv_heads, head_dim, .. } = self.config;
@@ -116,8 +116,8 @@ impl Transformer {
     // ANCHOR_END: attention
 
     // ANCHOR: turn
-    /// Turns each pair of numbers by an angle that grows with the position, fast for the
-    /// first pair and slowly for the last. x (B, heads, T, head_dim).
+    /// Turns each pair of numbers by an angle that grows with the position, fast for
+    /// the first pair and slowly for the last. x (B, heads, T, head_dim).
     fn turn(&self, x: &Tensor) -> Result<Tensor> {
         if !self.parts.positions {
             return Ok(x.clone());
