@@ -127,7 +127,7 @@ impl Cached {
     /// tokens last → (B · T, H · d).
     ///
     /// # Errors
-    /// Passes on Candle's error when the shapes disagree.
+    /// Says which shapes disagree.
     pub fn forward(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
         if !super::fits(&[q, k, v, &self.turns[0], &self.turns[1]]) {
             return self.slow(q, k, v);
@@ -140,7 +140,7 @@ impl Cached {
     /// [`Cached::forward`] in Candle's own operations, on any device.
     ///
     /// # Errors
-    /// Passes on Candle's error when the shapes disagree.
+    /// Says which shapes disagree.
     pub fn slow(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
         self.check(q, k, v)?;
         Ok(slow::over_cache(self, q, k, v)?)

@@ -90,6 +90,7 @@ fn scale<F: Float>(x: &[F], eps: f64) -> f64 {
     1.0 / (dot::<f64>(x, x) / x.len() as f64 + eps).sqrt()
 }
 
+/// x (…, D) and weight (D) → y (…, D).
 struct Rows<'a, F> {
     x: &'a [F],
     weight: &'a [F],
@@ -122,7 +123,7 @@ fn back<F: Float>(tensors: [&Tensor; 3], eps: f64) -> Result<(Tensor, Tensor)> {
     ))
 }
 
-/// With ∂L/∂y.
+/// With ∂L/∂y (…, D).
 struct Back<'a, F> {
     rows: Rows<'a, F>,
     g: &'a [F],

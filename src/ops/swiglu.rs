@@ -82,6 +82,7 @@ fn sigmoid<F: Float>(x: F) -> F {
     F::one() / (F::one() + (F::zero() - x).exp())
 }
 
+/// Gate and up → y, number by number.
 struct Values<'a, F> {
     gate: &'a [F],
     up: &'a [F],

@@ -66,7 +66,8 @@ impl CustomOp3 for Loops<'_> {
     }
 }
 
-/// Where the keys and values are: B rows of S tokens, and where a row and a head begin.
+/// Where the keys and values are: B rows of S tokens of d numbers, and how many numbers
+/// apart two rows and two heads begin.
 #[derive(Clone, Copy)]
 struct Place {
     batch: usize,
@@ -76,6 +77,8 @@ struct Place {
     head: usize,
 }
 
+/// The numbers of one pass: q (B · T, H · d), keys and values as the place says, cos and
+/// sin (T, d / 2).
 struct Pass<'a, F> {
     op: &'a Loops<'a>,
     place: Place,

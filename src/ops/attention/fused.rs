@@ -109,6 +109,7 @@ struct Pass<'a, F> {
     sin: &'a [F],
 }
 
+/// q (N, H · d) → what is seen (N, H · d).
 struct Forward<'a, F>(Pass<'a, F>);
 
 impl<F: Float> NullaryFnOnce for Forward<'_, F> {
@@ -120,7 +121,7 @@ impl<F: Float> NullaryFnOnce for Forward<'_, F> {
     }
 }
 
-/// With ∂L/∂seen.
+/// With ∂L/∂seen (N, H · d) → the gradients of q, k and v.
 struct Backward<'a, F>(Pass<'a, F>, &'a [F]);
 
 impl<F: Float> NullaryFnOnce for Backward<'_, F> {
