@@ -98,7 +98,8 @@ fn fold<F: Float>(x: &[F], start: F, f: impl Fn(F, F) -> F) -> F {
     lanes.iter().chain(rest).fold(start, |y, &x| f(y, x))
 }
 
-/// x becomes softmax(x). A number that is −∞ becomes 0, also where all are.
+/// x becomes softmax(x). A number that is −∞ becomes 0, also where all are. So do numbers
+/// that are all NaN: that something is wrong must show elsewhere.
 #[inline(always)]
 pub(crate) fn softmax<F: Float>(x: &mut [F]) {
     let lowest = F::from_f64(f64::NEG_INFINITY);
